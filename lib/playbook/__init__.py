@@ -1,0 +1,1 @@
+"""A migration playbook for PostgreSQL databases under Alembic."""

@@ -1,0 +1,209 @@
+"""One function per question to PostgreSQL's catalogs. Layer 3: reads only.
+
+User tables are ordinary and partitioned tables outside PostgreSQL's own schemas and the
+playbook's, without partitions (their parent stands for them) and without what extensions own.
+Checked on PostgreSQL 15, 16 and 18.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from psycopg2.extensions import connection as Connection
+
+from playbook.database import fetch, fetch_value
+from playbook.records import Blocker, InvalidIndex, TableSize, UnvalidatedConstraint
+
+__all__ = [
+    "HISTORY_SCHEMA",
+    "TableColumns",
+    "droppable_schemas",
+    "holders",
+    "invalid_indexes",
+    "may_create_schema",
+    "missing_privileges",
+    "open_transactions",
+    "relation_exists",
+    "table_columns",
+    "table_names",
+    "table_sizes",
+    "unvalidated_constraints",
+]
+
+HISTORY_SCHEMA = "playbook"
+"""Where the playbook keeps its own history table."""
+
+TableColumns = dict[str, list[tuple[str, str, bool, bool]]]
+"""Per ``schema.table``: (column, type, not null, part of the primary key), in order."""
+
+_USER_TABLES = """
+    SELECT c.oid, n.nspname AS schema, c.relname AS name, c.reltuples, c.relkind
+    FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition
+      AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'playbook')
+      AND NOT EXISTS (SELECT FROM pg_depend AS d
+                      WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
+                        AND d.deptype = 'e')
+"""
+
+TABLE_SIZES = f"""
+SELECT schema, name, reltuples::bigint,
+       CASE relkind WHEN 'p' THEN
+         (SELECT sum(pg_table_size(t.relid)) FROM pg_partition_tree(oid) AS t)
+         ELSE pg_table_size(oid) END::bigint,
+       CASE relkind WHEN 'p' THEN
+         (SELECT sum(pg_indexes_size(t.relid)) FROM pg_partition_tree(oid) AS t)
+         ELSE pg_indexes_size(oid) END::bigint
+FROM ({_USER_TABLES}) AS tables ORDER BY 1, 2
+"""
+
+COLUMNS = f"""
+SELECT tables.schema || '.' || tables.name, a.attname, format_type(a.atttypid, a.atttypmod),
+       a.attnotnull, coalesce(a.attnum = ANY (i.indkey), false)
+FROM ({_USER_TABLES}) AS tables
+JOIN pg_attribute AS a ON a.attrelid = tables.oid AND a.attnum > 0 AND NOT a.attisdropped
+LEFT JOIN pg_index AS i ON i.indrelid = tables.oid AND i.indisprimary
+ORDER BY 1, a.attnum
+"""
+
+UNVALIDATED = """
+SELECT n.nspname || '.' || c.relname, o.conname, pg_get_constraintdef(o.oid)
+FROM pg_constraint AS o JOIN pg_class AS c ON c.oid = o.conrelid
+JOIN pg_namespace AS n ON n.oid = c.relnamespace
+WHERE NOT o.convalidated ORDER BY 1, 2
+"""
+
+INVALID_INDEXES = """
+SELECT n.nspname || '.' || t.relname, n.nspname || '.' || c.relname, pg_get_indexdef(i.indexrelid)
+FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid
+JOIN pg_class AS t ON t.oid = i.indrelid JOIN pg_namespace AS n ON n.oid = c.relnamespace
+WHERE NOT i.indisvalid AND c.relkind = 'i' ORDER BY 1, 2
+"""
+
+_SESSION = """
+SELECT a.pid, coalesce(a.usename, '?'), coalesce(a.application_name, ''), coalesce(a.state, '?'),
+       coalesce(left(regexp_replace(a.query, '\\s+', ' ', 'g'), 120), ''),
+       coalesce(extract(epoch FROM clock_timestamp() - a.xact_start), 0)::float,
+       coalesce((SELECT array_agg(DISTINCT n.nspname || '.' || c.relname
+                                  ORDER BY n.nspname || '.' || c.relname)
+                 FROM pg_locks AS l JOIN pg_class AS c ON c.oid = l.relation
+                 JOIN pg_namespace AS n ON n.oid = c.relnamespace
+                 WHERE l.pid = a.pid AND l.granted AND c.relkind IN ('r', 'p', 'm')
+                   AND n.nspname !~ '^pg_'), '{}')
+FROM pg_stat_activity AS a
+WHERE a.datname = current_database() AND a.pid <> pg_backend_pid()
+"""
+
+OPEN_TRANSACTIONS = f"""{_SESSION}
+  AND a.xact_start IS NOT NULL AND a.backend_type = 'client backend'
+  AND clock_timestamp() - a.xact_start > make_interval(secs => %s)
+ORDER BY a.xact_start
+"""
+
+HOLDERS = f"""{_SESSION}
+  AND a.pid <> ALL (%s)
+  AND EXISTS (SELECT FROM pg_locks AS l JOIN pg_class AS c ON c.oid = l.relation
+              JOIN pg_namespace AS n ON n.oid = c.relnamespace
+              WHERE l.pid = a.pid AND l.granted AND n.nspname || '.' || c.relname = ANY (%s))
+ORDER BY a.xact_start
+"""
+
+MISSING_PRIVILEGES = f"""
+SELECT 'schema ' || quote_ident(nspname) || ': CREATE' FROM pg_namespace
+WHERE nspname = current_schema() AND NOT has_schema_privilege(oid, 'CREATE')
+UNION ALL
+SELECT 'table ' || quote_ident(schema) || '.' || quote_ident(name) || ': owned by '
+       || pg_get_userbyid((SELECT relowner FROM pg_class AS o WHERE o.oid = tables.oid))
+FROM ({_USER_TABLES}) AS tables
+WHERE NOT pg_has_role((SELECT relowner FROM pg_class AS o WHERE o.oid = tables.oid), 'USAGE')
+ORDER BY 1
+"""
+
+
+def table_names(connection: Connection) -> list[str]:
+    """Return the user tables as ``schema.table``, sorted."""
+    rows = fetch(connection, f"SELECT schema || '.' || name FROM ({_USER_TABLES}) AS t ORDER BY 1")
+    return [row[0] for row in rows]
+
+
+def table_sizes(connection: Connection) -> list[TableSize]:
+    """Return the size of each user table with its partitions, sorted by name."""
+    return [
+        TableSize(schema, table, int(rows), heap, indexes, heap + indexes)
+        for schema, table, rows, heap, indexes in fetch(connection, TABLE_SIZES)
+    ]
+
+
+def table_columns(connection: Connection) -> TableColumns:
+    """Return the columns of every user table, in attribute order."""
+    found: TableColumns = {name: [] for name in table_names(connection)}
+    for table, column, type_, not_null, key in fetch(connection, COLUMNS):
+        found[table].append((column, type_, not_null, key))
+    return found
+
+
+def unvalidated_constraints(connection: Connection) -> list[UnvalidatedConstraint]:
+    """Return constraints added NOT VALID and never validated.
+
+    Source: pg_constraint.convalidated.
+    """
+    return [UnvalidatedConstraint(*row) for row in fetch(connection, UNVALIDATED)]
+
+
+def invalid_indexes(connection: Connection) -> list[InvalidIndex]:
+    """Return indexes that no query uses: leftovers of CREATE INDEX CONCURRENTLY.
+
+    Source: pg_index.indisvalid; a build that is still running shows up as well.
+    """
+    return [InvalidIndex(*row) for row in fetch(connection, INVALID_INDEXES)]
+
+
+def open_transactions(connection: Connection, *, older_than_s: float) -> list[Blocker]:
+    """Return other sessions of this database in a transaction, the oldest first."""
+    return [_blocker(row) for row in fetch(connection, OPEN_TRANSACTIONS, (older_than_s,))]
+
+
+def holders(
+    connection: Connection, tables: Sequence[str], *, except_pids: Sequence[int] = ()
+) -> list[Blocker]:
+    """Return other sessions that hold a lock on one of the tables, the oldest first."""
+    rows = fetch(connection, HOLDERS, (list(except_pids), list(tables)))
+    return [_blocker(row) for row in rows]
+
+
+def missing_privileges(connection: Connection) -> list[str]:
+    """Return what this role cannot change: the schema it may not create in, tables of others."""
+    return [row[0] for row in fetch(connection, MISSING_PRIVILEGES)]
+
+
+def may_create_schema(connection: Connection) -> bool:
+    """Say whether this role may create a schema in this database."""
+    query = "SELECT has_database_privilege(current_database(), 'CREATE')"
+    return bool(fetch_value(connection, query))
+
+
+def droppable_schemas(connection: Connection) -> list[str]:
+    """Return the schemas that hold the application's objects, sorted.
+
+    PostgreSQL's own, the playbook's and those that an extension owns are left out.
+    """
+    query = """
+        SELECT nspname FROM pg_namespace AS n
+        WHERE nspname !~ '^pg_' AND nspname NOT IN ('information_schema', 'playbook')
+          AND NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.classid = 'pg_namespace'::regclass
+                          AND d.objid = n.oid AND d.deptype = 'e')
+        ORDER BY 1
+    """
+    return [row[0] for row in fetch(connection, query)]
+
+
+def relation_exists(connection: Connection, schema: str, name: str) -> bool:
+    """Say whether there is a table of that name; schema "" means the search path."""
+    parts = "quote_ident(%s) || '.' || quote_ident(%s)" if schema else "%s || quote_ident(%s)"
+    query = f"SELECT to_regclass({parts}) IS NOT NULL"
+    return bool(fetch_value(connection, query, (schema, name)))
+
+
+def _blocker(row: tuple[object, ...]) -> Blocker:
+    pid, user, application, state, query, age_s, tables = row
+    return Blocker(pid, user, application, state, query, age_s, tuple(tables))  # type: ignore[arg-type]

@@ -1,0 +1,298 @@
+"""The only place where a connection is opened. Layer 2: errors, records and targets.
+
+Sets each session up (name, timeouts, read-only), maps the driver's errors to ours by SQLSTATE,
+and holds the advisory lock that keeps two runs apart. Runs no query about the schema.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, LiteralString
+
+import psycopg2
+from psycopg2 import sql
+from psycopg2.extensions import connection as Connection
+from psycopg2.extensions import make_dsn
+
+from playbook.errors import (
+    CannotConnect,
+    DatabaseError,
+    GuardRefused,
+    LockNotAcquired,
+    PlaybookError,
+    PrivilegeMissing,
+    StatementTimeout,
+)
+from playbook.records import ServerInfo
+from playbook.targets import Target, redact
+
+__all__ = [
+    "APPLICATION_NAME",
+    "advisory_lock",
+    "connect",
+    "end_session",
+    "fetch",
+    "fetch_value",
+    "identifier",
+    "lock_holder",
+    "map_driver_errors",
+    "server_info",
+]
+
+APPLICATION_NAME = "migration-playbook"
+CONNECT_TIMEOUT_S = 10
+LOCK_WAIT_S = 60.0
+"""How long a run waits for another one before it refuses (Sqitch waits as long)."""
+LOCK_KEY = 0x706C6179626F6F6B
+"""The advisory lock's key: the ASCII codes of "playbook"; it fits a bigint."""
+
+Row = tuple[Any, ...]
+
+SERVER_INFO = """
+SELECT d.datname, d.oid::bigint, (pg_control_system()).system_identifier::text,
+       current_setting('server_version'), current_setting('server_version_num')::int,
+       current_user::text, pg_is_in_recovery(), pg_database_size(d.oid)
+FROM pg_database AS d WHERE d.datname = current_database()
+"""
+
+LOCK_HOLDER = """
+SELECT a.pid, coalesce(a.usename, '?'), coalesce(a.application_name, ''), a.backend_start
+FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)
+WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+  AND (l.classid::bigint << 32) + l.objid::bigint = %s
+"""
+
+# psycopg2 gives a failed connection no SQLSTATE, so libpq's text is all there is to tell them
+# apart by; a server that speaks another language falls through to the last remedy.
+_REFUSALS = (
+    ("3D000", ("does not exist",), "Create it (createdb), or correct the database's name."),
+    (
+        "28P01",
+        ("password authentication failed", "no password supplied"),
+        "Correct the password where it is kept: the URL's variable, ~/.pgpass or the service file.",
+    ),
+    (
+        "28000",
+        ("pg_hba.conf", "is not permitted to log in", "Peer authentication failed"),
+        "Ask for a login: the role's LOGIN attribute and the server's pg_hba.conf decide it.",
+    ),
+    ("42501", ("permission denied for database",), "Ask for GRANT CONNECT on this database."),
+    (
+        "53300",
+        ("too many clients", "too many connections", "remaining connection slots"),
+        "All its connections are taken: close some, or raise max_connections.",
+    ),
+    ("57P03", ("the database system is",), "It is starting or stopping: wait and try again."),
+)
+_UNREACHABLE = ("08001", (), "Check that the server runs and that host and port are right.")
+
+
+@contextmanager
+def connect(
+    target: Target,
+    *,
+    read_only: bool = False,
+    autocommit: bool = True,
+    settings: Mapping[str, str] | None = None,
+) -> Iterator[Connection]:
+    """Open a session on a target and close it at the end.
+
+    Args:
+        target: a resolved target (a sandbox target has its socket's folder filled in).
+        read_only: refuse every write of this session in the server.
+        autocommit: False opens transactions as psycopg2 does by default.
+        settings: further settings of the session, e.g. ``{"lock_timeout": "2s"}``.
+
+    Raises:
+        CannotConnect: server down, no such database, login refused; the sentence says which.
+        DatabaseError: any error that the server raises inside the block.
+    """
+    connection = _open(target)
+    try:
+        with map_driver_errors(target):
+            values = {"client_connection_check_interval": "1s", **(settings or {})}
+            if read_only:
+                values["default_transaction_read_only"] = "on"
+            connection.autocommit = True
+            _set(connection, values)
+            connection.autocommit = autocommit
+            yield connection
+    finally:
+        connection.close()
+
+
+def _open(target: Target) -> Connection:
+    keywords = {
+        "connect_timeout": str(CONNECT_TIMEOUT_S),
+        "application_name": APPLICATION_NAME,
+        **target.conninfo,
+    }
+    try:
+        return psycopg2.connect(make_dsn(**keywords))
+    except psycopg2.Error as error:
+        raise _connect_error(target, error) from None
+
+
+def _connect_error(target: Target, error: psycopg2.Error) -> CannotConnect:
+    """Return one sentence for a failed connection; libpq's own words follow, redacted."""
+    text = redact(" ".join(str(error).split()))
+    refusal = next((r for r in _REFUSALS if any(words in text for words in r[1])), _UNREACHABLE)
+    sqlstate, _, remedy = refusal
+    return CannotConnect(
+        f"Cannot connect to the {target.label}: {text}.".replace("..", "."),
+        state="Nothing was changed.",
+        remedy=remedy,
+        sqlstate=sqlstate,
+    )
+
+
+def _set(connection: Connection, values: Mapping[str, str]) -> None:
+    """Apply session settings, leaving out those that this server's version does not have."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT set_config(s.name, v.value, false) FROM pg_settings AS s "
+            "JOIN unnest(%s, %s) AS v (name, value) ON v.name = s.name",
+            (list(values), list(values.values())),
+        )
+
+
+@contextmanager
+def map_driver_errors(target: Target) -> Iterator[None]:
+    """Turn psycopg2's errors into the playbook's, by SQLSTATE."""
+    try:
+        yield
+    except PlaybookError:
+        raise
+    except psycopg2.Error as error:
+        raise _driver_error(target, error) from error
+
+
+def _driver_error(target: Target, error: psycopg2.Error) -> DatabaseError:
+    sqlstate = error.pgcode or ""
+    message = redact((error.diag.message_primary or str(error)).strip())
+    if isinstance(error, psycopg2.OperationalError) and not sqlstate:
+        return CannotConnect(
+            f"The connection to the {target.label} was lost: {' '.join(message.split())}.",
+            remedy="Look at the server, then run `status`.",
+        )
+    kind: type[DatabaseError] = {
+        "55P03": LockNotAcquired,
+        "57014": StatementTimeout,
+        "42501": PrivilegeMissing,
+    }.get(sqlstate, DatabaseError)
+    remedy = "Ask the owner for it, or run as a role that has it." if sqlstate == "42501" else ""
+    return kind(
+        f"The {target.label} said: {message} (SQLSTATE {sqlstate}).",
+        remedy=remedy,
+        sqlstate=sqlstate,
+    )
+
+
+def fetch(
+    connection: Connection,
+    query: LiteralString | sql.Composable,
+    parameters: Sequence[object] | None = None,
+) -> list[Row]:
+    """Return all rows of a query, in its order."""
+    with connection.cursor() as cursor:
+        cursor.execute(query, parameters)
+        return list(cursor.fetchall())
+
+
+def fetch_value(
+    connection: Connection,
+    query: LiteralString | sql.Composable,
+    parameters: Sequence[object] | None = None,
+) -> Any:
+    """Return the first column of a query's only row."""
+    return fetch(connection, query, parameters)[0][0]
+
+
+def identifier(name: str) -> sql.Composable:
+    """Return ``schema.table`` or ``name`` as a quoted identifier (split at the first dot)."""
+    return sql.Identifier(*name.split(".", 1))
+
+
+def server_info(connection: Connection) -> ServerInfo:
+    """Return which server and database this session is on.
+
+    Source: pg_control_system(), pg_database_size(); executable by every role on 13 to 18.
+    """
+    return ServerInfo(*_with_short_version(fetch(connection, SERVER_INFO)[0]))
+
+
+def _with_short_version(row: Row) -> Row:
+    name, oid, identifier_, version, *rest = row
+    return (name, oid, identifier_, version.split(" ")[0], *rest)
+
+
+def end_session(target: Target, pid: int, *, wait_s: float = 10.0) -> None:
+    """End a session of the playbook's own and wait until the server has rolled it back.
+
+    Raises:
+        DatabaseError: it is still there after ``wait_s`` seconds.
+    """
+    with connect(target) as connection:
+        ours = "pid = %s AND application_name = %s"
+        fetch(
+            connection,
+            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {ours}",
+            (pid, APPLICATION_NAME),
+        )
+        deadline = time.monotonic() + wait_s
+        query = f"SELECT count(*) FROM pg_stat_activity WHERE {ours}"
+        while fetch_value(connection, query, (pid, APPLICATION_NAME)):
+            if time.monotonic() > deadline:
+                raise DatabaseError(
+                    f"The session with pid {pid} is still there after {wait_s:.0f} s.",
+                    remedy="Look at it in pg_stat_activity before anything else is run.",
+                )
+            time.sleep(0.05)
+
+
+@contextmanager
+def advisory_lock(target: Target, *, wait_s: float = LOCK_WAIT_S) -> Iterator[None]:
+    """Hold the playbook's session advisory lock on a target, on a connection of its own.
+
+    **Effects**: one idle autocommit session while the block runs. It is polled for with
+    pg_try_advisory_lock, since a session that waits inside pg_advisory_lock would deadlock a
+    concurrent index build. A crash frees it, as the server ends the session.
+
+    Raises:
+        GuardRefused: another run holds it after ``wait_s`` seconds; it says who and since when.
+    """
+    with connect(target) as connection:
+        deadline = time.monotonic() + wait_s
+        while not fetch_value(connection, "SELECT pg_try_advisory_lock(%s)", (LOCK_KEY,)):
+            if time.monotonic() >= deadline:
+                raise GuardRefused(
+                    f"Another run holds the {target.label}: {lock_holder(connection) or 'it ended just now'}.",
+                    remedy="Wait until it has ended, then run this again.",
+                )
+            time.sleep(random.uniform(0.2, 0.6))
+        try:
+            yield
+        finally:
+            if not connection.closed:
+                _unlock(connection)
+
+
+def _unlock(connection: Connection) -> None:
+    """Free the lock; a session that the server already ended has freed it by that."""
+    try:
+        fetch_value(connection, "SELECT pg_advisory_unlock(%s)", (LOCK_KEY,))
+    except psycopg2.OperationalError:
+        connection.close()
+
+
+def lock_holder(connection: Connection) -> str:
+    """Return who holds the playbook's lock on this database and since when; "" if nobody."""
+    rows = fetch(connection, LOCK_HOLDER, (LOCK_KEY,))
+    if not rows:
+        return ""
+    pid, user, application, since = rows[0]
+    return f"{user!r} in {application!r}, pid {pid}, since {since:%Y-%m-%d %H:%M:%S %Z}"

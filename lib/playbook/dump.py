@@ -1,0 +1,283 @@
+"""The only door to pg_dump, pg_restore and psql. Layer 3.
+
+Chooses client tools that fit the server, runs them without a terminal and without a password in
+their arguments, follows their progress, and turns their failures into one sentence. Knows
+nothing of manifests, revisions or runs.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from threading import Thread
+from typing import IO
+
+from psycopg2.extensions import make_dsn
+
+from playbook.errors import BackupFailed
+from playbook.sandbox import client_directory
+from playbook.targets import Target, redact
+
+__all__ = [
+    "ClientTools",
+    "Progress",
+    "dump_database",
+    "dump_schema",
+    "find_client_tools",
+    "gzip_level",
+    "load_sql",
+    "read_archive",
+    "restore_archive",
+]
+
+Progress = Callable[[int, int], None]
+"""Called with (tables begun, bytes on disk) about once a second."""
+
+_VERSION = re.compile(r"\(PostgreSQL\) (\d+)[.\w]*")
+_TABLE_LINE = re.compile(r"dumping contents of table")
+POLL_S = 0.05
+REPORT_S = 1.0
+
+
+@dataclass(frozen=True)
+class ClientTools:
+    """A folder with pg_dump, pg_restore and psql of one version."""
+
+    directory: Path
+    major: int
+    version: str
+
+    def path(self, tool: str) -> str:
+        """Return the path of one of the tools."""
+        return str(self.directory / tool)
+
+
+def find_client_tools(server_version_num: int) -> ClientTools:
+    """Return the newest tools at hand, which serve every server up to their own version.
+
+    Raises:
+        BackupFailed: there are none, or the server is newer than all of them.
+    """
+    wheel = client_directory()
+    on_path = shutil.which("pg_dump")
+    folders = [wheel] + ([Path(on_path).resolve().parent] if on_path else [])
+    folders += sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    found = [tools for folder in folders if (tools := _tools_in(folder))]
+    newest = max(found, key=lambda tools: tools.major, default=None)
+    server_major = server_version_num // 10000
+    if newest is None or newest.major < server_major:
+        have = f"the newest pg_dump here is {newest.version}" if newest else "there is no pg_dump"
+        raise BackupFailed(
+            f"The server is PostgreSQL {server_major}, and {have}; pg_dump must not be older.",
+            state="Nothing was changed.",
+            remedy=f"Install PostgreSQL {server_major}'s client tools and put them on PATH.",
+        )
+    return newest
+
+
+@cache
+def _tools_in(folder: Path) -> ClientTools | None:
+    """Return the tools of a folder; None if pg_dump or pg_restore is missing or does not run."""
+    program = folder / "pg_dump"
+    if not program.is_file() or not (folder / "pg_restore").is_file():
+        return None
+    try:
+        text = subprocess.run(
+            [program, "--version"], capture_output=True, text=True, check=True, timeout=10
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    match = _VERSION.search(text)
+    return ClientTools(folder, int(match[1]), match[0].split()[-1]) if match else None
+
+
+def gzip_level(compression: str) -> int:
+    """Return the gzip level that a parameter ``compression`` means.
+
+    ``auto`` is level 1: within a few per cent of the size of the default level at half its time.
+
+    Raises:
+        BackupFailed: it is none of ``auto``, ``none``, ``gzip`` or ``gzip:LEVEL`` (1 to 9).
+    """
+    match = re.fullmatch(r"auto|none|gzip(?::([1-9]))?", compression)
+    if not match:
+        raise BackupFailed(
+            f"compression={compression!r} is not known.",
+            state="Nothing was changed.",
+            remedy="Write -r compression auto, none or gzip:LEVEL with LEVEL from 1 to 9.",
+        )
+    return {"auto": 1, "none": 0}.get(compression, int(match[1] or 6))
+
+
+def dump_database(
+    target: Target,
+    directory: Path,
+    *,
+    tools: ClientTools,
+    jobs: int,
+    level: int,
+    snapshot_id: str = "",
+    on_progress: Progress = lambda tables, size: None,
+) -> None:
+    """Dump a database into a new folder, in pg_dump's directory format.
+
+    **Effects**: makes the folder. pg_dump takes ACCESS SHARE locks, which only ACCESS EXCLUSIVE
+    ones conflict with. After a failure the folder may be there, incomplete.
+
+    Args:
+        jobs: parallel connections, 1 or more.
+        level: gzip level, 0 for none.
+        snapshot_id: of pg_export_snapshot(), in which the dump reads.
+
+    Raises:
+        BackupFailed: pg_dump failed; its own words are in the sentence.
+    """
+    command = [
+        tools.path("pg_dump"),
+        "--format=directory",
+        f"--file={directory}",
+        f"--jobs={jobs}",
+        f"--compress={level}",
+        "--verbose",
+        "--lock-wait-timeout=30s",
+        *([f"--snapshot={snapshot_id}"] if snapshot_id else []),
+    ]
+    _run_watched(target, command, directory, on_progress)
+
+
+def dump_schema(target: Target, *, tools: ClientTools, owners: bool = False) -> str:
+    """Return the schema as SQL text: tables, constraints, indexes, views; no rows.
+
+    Args:
+        owners: keep owners and privileges in it.
+    """
+    command = [tools.path("pg_dump"), "--schema-only", "--exclude-schema=playbook"]
+    command += [] if owners else ["--no-owner", "--no-privileges"]
+    text = _run(target, command)
+    # pg_dump 16 and later write a random key for \restrict; it would make equal schemas differ.
+    return re.sub(r"^\\(un)?restrict .*\n", "", text, flags=re.MULTILINE)
+
+
+def read_archive(directory: Path, *, tools: ClientTools) -> int:
+    """Read a dump to its end, decompressing everything, and return how many entries it lists.
+
+    Raises:
+        BackupFailed: a file is missing, cut short or damaged.
+    """
+    listing = _run(None, [tools.path("pg_restore"), "--list", str(directory)])
+    _run(None, [tools.path("pg_restore"), f"--file={os.devnull}", str(directory)])
+    return sum(bool(line) and not line.startswith(";") for line in listing.splitlines())
+
+
+def restore_archive(directory: Path, target: Target, *, tools: ClientTools, jobs: int) -> None:
+    """Restore a dump into an existing, empty database.
+
+    Raises:
+        BackupFailed: pg_restore failed.
+    """
+    options = [f"--jobs={jobs}", "--exit-on-error", "--no-owner", "--no-privileges"]
+    _run(target, [tools.path("pg_restore"), *options, str(directory)])
+
+
+def load_sql(text: str, target: Target, *, tools: ClientTools) -> None:
+    """Run SQL text in one transaction.
+
+    Raises:
+        BackupFailed: a statement failed; nothing of the text remains.
+    """
+    command = [tools.path("psql"), "--no-psqlrc", "--quiet", "--single-transaction"]
+    _run(target, [*command, "--set=ON_ERROR_STOP=1", "--file=-"], stdin=text)
+
+
+def _connection_arguments(target: Target | None) -> list[str]:
+    if target is None:
+        return []
+    keywords = {k: v for k, v in target.conninfo.items() if "password" not in k}
+    return ["--no-password", f"--dbname={make_dsn(**keywords)}"]
+
+
+def _environment(target: Target | None) -> dict[str, str]:
+    secrets = target.libpq_environment() if target else {}
+    return os.environ | {"LC_ALL": "C", "PGAPPNAME": "migration-playbook"} | secrets
+
+
+def _run(target: Target | None, command: Sequence[str], stdin: str = "") -> str:
+    """Run a tool and return its output."""
+    done = subprocess.run(
+        [*command, *_connection_arguments(target)],
+        input=stdin,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        env=_environment(target),
+        check=False,
+    )
+    if done.returncode:
+        raise _failure(command[0], done.returncode, done.stderr)
+    return done.stdout
+
+
+def _run_watched(
+    target: Target, command: Sequence[str], directory: Path, on_progress: Progress
+) -> None:
+    """Run a tool, reporting what it has done so far; an interrupt ends it."""
+    lines: list[str] = []
+    with subprocess.Popen(
+        [*command, *_connection_arguments(target)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        errors="replace",
+        env=_environment(target),
+    ) as child:
+        if child.stderr is None:
+            raise RuntimeError("the tool was started without a pipe")
+        reader = Thread(target=_collect, args=(child.stderr, lines), daemon=True)
+        reader.start()
+        try:
+            _watch(child, lines, directory, on_progress)
+        except BaseException:
+            child.kill()
+            raise
+        reader.join()
+    if child.returncode:
+        raise _failure(command[0], child.returncode, "".join(lines))
+
+
+def _collect(stream: IO[str], lines: list[str]) -> None:
+    lines.extend(stream)
+
+
+def _watch(
+    child: subprocess.Popen[str], lines: list[str], directory: Path, on_progress: Progress
+) -> None:
+    reported = time.monotonic()
+    while child.poll() is None:
+        time.sleep(POLL_S)
+        if time.monotonic() - reported >= REPORT_S:
+            reported = time.monotonic()
+            tables = sum(bool(_TABLE_LINE.search(line)) for line in list(lines))
+            on_progress(tables, _folder_bytes(directory))
+
+
+def _folder_bytes(directory: Path) -> int:
+    if not directory.is_dir():
+        return 0
+    return sum(path.stat().st_size for path in directory.iterdir() if path.is_file())
+
+
+def _failure(program: str, code: int, stderr: str) -> BackupFailed:
+    """Return one sentence from what a tool wrote before it failed."""
+    words = [line for line in stderr.splitlines() if "error" in line.lower()]
+    words = words or stderr.strip().splitlines()[-1:]
+    said = redact(" ".join(words[-1].split())) if words else f"it was ended by signal {-code}"
+    name = Path(program).name
+    return BackupFailed(f"{name} failed: {said.removeprefix(f'{name}: ').rstrip('.')}.")

@@ -1,0 +1,603 @@
+"""A run from its first cell to its last: what it stands on, its receipt, the history. Layer 4.
+
+A read-only runbook opens a run and leaves nothing. A writing one makes its folder before its
+first side effect and rewrites ``receipt.json`` before and after each, atomically, so that a
+killed run leaves a true record; the same record goes to ``playbook.history`` in the target.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import platform
+import re
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Generic, NoReturn, Self, TypeVar
+
+import psutil
+from psycopg2 import sql
+from psycopg2.extensions import connection as Connection
+from psycopg2.extras import Json
+
+from playbook.catalog import HISTORY_SCHEMA
+from playbook.database import connect, fetch, fetch_value, server_info
+from playbook.errors import GuardRefused, PlaybookError, SettingsError
+from playbook.migrate import Alembic
+from playbook.parameters import Common, read_parameters
+from playbook.present import install_formatters, show
+from playbook.records import (
+    Banner,
+    Checks,
+    History,
+    Outcome,
+    Receipt,
+    RevisionGraph,
+    ServerInfo,
+    Snapshot,
+    StepResult,
+)
+from playbook.revisions import join, pending
+from playbook.sandbox import open_target
+from playbook.snapshot import take_snapshot
+from playbook.targets import Target, load_target, redact
+
+__all__ = [
+    "Run",
+    "edited_revisions",
+    "known_receipts",
+    "read_history",
+    "read_receipt",
+    "runs_folder",
+    "software_versions",
+]
+
+FORMAT_VERSION = 1
+RECEIPT = "receipt.json"
+OUTCOMES = ("running", "succeeded", "failed", "refused", "rolled back", "interrupted")
+
+CREATE_HISTORY = f"""
+CREATE SCHEMA IF NOT EXISTS {HISTORY_SCHEMA};
+CREATE TABLE IF NOT EXISTS {HISTORY_SCHEMA}.history (
+    run_id text PRIMARY KEY,
+    runbook text NOT NULL,
+    target text NOT NULL,
+    database text NOT NULL,
+    outcome text NOT NULL,
+    started_at timestamptz NOT NULL,
+    finished_at timestamptz,
+    who text NOT NULL,
+    from_revisions text[] NOT NULL,
+    to_revisions text[] NOT NULL,
+    steps jsonb NOT NULL,
+    backup text NOT NULL,
+    revision_files jsonb NOT NULL,
+    message text NOT NULL
+)
+"""
+
+_COLUMNS = (
+    "run_id, runbook, target, database, outcome, started_at, finished_at, who, "
+    "from_revisions, to_revisions, steps, backup, revision_files, message"
+)
+UPSERT = f"""
+INSERT INTO {HISTORY_SCHEMA}.history ({_COLUMNS})
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+ON CONFLICT (run_id) DO UPDATE SET
+    outcome = excluded.outcome, finished_at = excluded.finished_at,
+    to_revisions = excluded.to_revisions, steps = excluded.steps, backup = excluded.backup,
+    revision_files = excluded.revision_files, message = excluded.message
+"""
+HISTORY = f"SELECT {_COLUMNS} FROM {HISTORY_SCHEMA}.history ORDER BY started_at DESC, run_id DESC"
+
+P = TypeVar("P", bound=Common)
+T = TypeVar("T")
+
+
+class Run(Generic[P]):
+    """One execution of a runbook: its target, its Alembic, and the steps it has taken.
+
+    Steps are kept by name (`keep`) and asked for by the steps that stand on them (`require`),
+    so that a cell which runs although an earlier one failed refuses by itself.
+    """
+
+    def __init__(
+        self, runbook: str, parameters: P, target: Target, server: ServerInfo, alembic: Alembic
+    ) -> None:
+        """Take what `open_run` found; callers use that."""
+        self.runbook = runbook
+        self.parameters = parameters
+        self.target = target
+        self.server = server
+        self.alembic = alembic
+        self.graph: RevisionGraph = alembic.graph()
+        self.started_at = datetime.now(UTC)
+        self.directory = Path()
+        self.went_back = False
+        self._record: dict[str, Any] = {}
+        self._steps: dict[str, Any] = {}
+
+    @classmethod
+    def open(
+        cls,
+        runbook: str,
+        declared: type[P],
+        namespace: Mapping[str, Any],
+        *,
+        state: str = "legacy",
+    ) -> Run[P]:
+        """Check the parameters, then connect and read where the database stands.
+
+        **Effects**: none on the database. A sandbox target is started and made on first use.
+        A run that the same kernel had open under this runbook's name before is closed.
+
+        Args:
+            runbook: the notebook's name.
+            declared: its parameters.
+            namespace: the notebook's ``globals()``.
+            state: what a sandbox database is made as if it does not exist: ``legacy`` or
+                ``empty``.
+
+        Raises:
+            SettingsError: a parameter, the target or the project cannot be used.
+            CannotConnect: the server cannot be reached.
+        """
+        install_formatters()
+        previous = namespace.get("run")
+        if isinstance(previous, Run):
+            previous.close()
+        parameters = read_parameters(declared, namespace)
+        target = load_target(parameters.database, parameters.alembic_ini)
+        alembic = Alembic(target)
+        try:
+            target = open_target(target, state=state)
+            with connect(target, read_only=True) as connection:
+                server = server_info(connection)
+            alembic.open(target, server, session={})
+            return cls(runbook, parameters, target, server, alembic)
+        except BaseException:
+            alembic.close()
+            raise
+
+    def banner(self, writes: str) -> Banner:
+        """Return what tells the reader which database this is.
+
+        Args:
+            writes: what the runbook may change, in words.
+        """
+        return Banner(
+            runbook=self.runbook,
+            target=self.target.name,
+            label=self.target.label,
+            kind=self.target.kind,
+            protected=self.target.protected,
+            writes=writes,
+            server_version=self.server.version,
+            user=self.server.user,
+            current=self.graph.current,
+            heads=self.graph.heads,
+            pending=len(pending(self.graph)),
+        )
+
+    def refresh(self) -> RevisionGraph:
+        """Read again where the database stands."""
+        self.graph = self.alembic.graph()
+        return self.graph
+
+    def snapshot(self, *, fingerprints: bool = True) -> Snapshot:
+        """Count (and fingerprint) every table but Alembic's own, as it is now."""
+        return take_snapshot(
+            self.target,
+            self.graph.current,
+            except_tables=(self.version_table,),
+            fingerprints=fingerprints,
+        )
+
+    def keep(self, step: str, record: T) -> T:
+        """Remember a step's result and return it."""
+        self._steps[step] = record
+        return record
+
+    def forget(self, *steps: str) -> None:
+        """Drop results that no longer hold."""
+        for step in steps:
+            self._steps.pop(step, None)
+
+    def require(self, step: str, kind: type[T]) -> T:
+        """Return the result of a step that must have been taken in this run.
+
+        Raises:
+            GuardRefused: it has not, or it failed.
+        """
+        record = self._steps.get(step)
+        if not isinstance(record, kind):
+            raise GuardRefused(
+                f"`{self.runbook}` cannot go on: its step {step!r} has not been taken, or failed.",
+                remedy="Run the notebook's cells from the top.",
+            )
+        return record
+
+    @property
+    def version_table(self) -> str:
+        """Alembic's own table, as ``schema.table``."""
+        return f"{self.graph.version_table_schema or 'public'}.{self.graph.version_table}"
+
+    def must_pass(self, checks: Checks) -> Checks:
+        """Return a preflight's findings, or show them and refuse where one says STOP.
+
+        Raises:
+            GuardRefused: with one reason per STOP.
+        """
+        if not checks.stops:
+            return checks
+        show(checks)
+        reasons = [f"{f.subject}: {f.detail} {f.remedy}" for f in checks.stops]
+        raise GuardRefused(f"`{self.runbook}` refused: {' '.join(reasons)}", reasons=reasons)
+
+    def must_be_confirmed(self, confirm: str) -> None:
+        """Refuse unless ``confirm`` is the database's name.
+
+        Raises:
+            GuardRefused: it is not.
+        """
+        name = self.server.database
+        if confirm != name:
+            said = f"confirm={confirm!r}" if confirm else "an empty confirm"
+            raise GuardRefused(
+                f"{self.target.name!r} is protected, and {said} is not its database's name.",
+                remedy=f"To go on, write -r confirm {name}.",
+            )
+
+    @contextmanager
+    def closing_on_error(self) -> Iterator[None]:
+        """End the child process if the block fails."""
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
+
+    @contextmanager
+    def recording_refusal(self) -> Iterator[None]:
+        """Leave a receipt ``refused`` if a guard refuses in the block."""
+        try:
+            yield
+        except GuardRefused as refusal:
+            self.begin()
+            self.finish("refused", str(refusal), history=False)
+            raise
+
+    @contextmanager
+    def recording_failure(self) -> Iterator[None]:
+        """Write ``failed`` (or ``rolled back``) to receipt and history if the block fails."""
+        try:
+            yield
+        except GuardRefused as refusal:
+            self.finish("refused", str(refusal), history=False)
+            raise
+        except BaseException as error:
+            outcome = "rolled back" if self.went_back else "failed"
+            self.finish(outcome, str(error) or type(error).__name__)
+            raise
+
+    def show_then_fail(self, record: object, error: PlaybookError) -> NoReturn:
+        """Show a record, write ``failed`` to receipt and history, and raise."""
+        show(record)
+        self.finish("failed", str(error))
+        raise error
+
+    def same_place(self) -> None:
+        """Refuse if the database is no longer at the revision this run has read.
+
+        Raises:
+            GuardRefused: somebody migrated it meanwhile.
+        """
+        now = self.alembic.current()
+        if sorted(now) != sorted(self.graph.current):
+            raise GuardRefused(
+                f"The database is at {join(now)} now, not at {join(self.graph.current)} as when "
+                "this run began: somebody else migrated it.",
+                remedy="Run the notebook's cells from the top.",
+            )
+
+    def begin(self) -> Path:
+        """Make the run's folder and its receipt, on the first side effect; return the folder.
+
+        Raises:
+            SettingsError: the folder cannot be made.
+        """
+        if self._record:
+            return self.directory
+        self.make_folder()
+        self._record = {
+            "format_version": FORMAT_VERSION,
+            "run_id": self.directory.name,
+            "runbook": self.runbook,
+            "target": self.target.name,
+            "database": self.server.database,
+            "database_oid": self.server.database_oid,
+            "system_identifier": self.server.system_identifier,
+            "server_version": self.server.version,
+            "outcome": "running",
+            "started_at": self.started_at.isoformat(),
+            "finished_at": None,
+            "who": f"{getpass.getuser()}@{socket.gethostname()} as {self.server.user}",
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "from_revisions": list(self.graph.current),
+            "to_revisions": list(self.graph.current),
+            "steps": [],
+            "backup": "",
+            "revision_files": [],
+            "message": "",
+            "events": [],
+        }
+        self._write()
+        return self.directory
+
+    def make_folder(self) -> Path:
+        """Make the run's folder, without a receipt, and return it.
+
+        Raises:
+            SettingsError: it cannot be made.
+        """
+        if self.directory == Path():
+            parent = runs_folder(self.target, self.parameters.output_dir)
+            self.directory = _new_folder(parent, self.started_at, self.runbook, self.target.name)
+        return self.directory
+
+    def note(self, event: str, **changes: Any) -> None:
+        """Write an event and changed fields to the receipt, now."""
+        self.begin()
+        self._record.update(changes)
+        moment = datetime.now(UTC).isoformat(timespec="milliseconds")
+        self._record["events"].append({"at": moment, "what": redact(event)})
+        self._write()
+
+    def finish(self, outcome: str, message: str, *, history: bool = True) -> None:
+        """Write the outcome to the receipt and, if asked, to the target's history table."""
+        if outcome not in OUTCOMES:
+            raise ValueError(outcome)
+        if not self._record:
+            return
+        finished = datetime.now(UTC).isoformat()
+        self.note(outcome, outcome=outcome, finished_at=finished, message=redact(message))
+        if history:
+            self.write_history()
+
+    def write_history(self) -> None:
+        """Put the receipt into ``playbook.history``; a receipt says so where it may not.
+
+        **Effects**: creates the schema ``playbook`` and its table on first use.
+        """
+        receipt = _receipt(self._record, self.directory)
+        try:
+            with connect(self.target) as connection, connection.cursor() as cursor:
+                if not _has_history(connection):
+                    cursor.execute(CREATE_HISTORY)
+                cursor.execute(sql.SQL(UPSERT), _history_row(receipt))
+        except PlaybookError as error:
+            self._record["history"] = f"not written: {error.problem}"
+            self._write()
+
+    def close(self) -> None:
+        """End the run's child process; a receipt still ``running`` is left for the next run."""
+        self.alembic.close()
+
+    def outcome(self, outcome: str, summary: str, **details: Any) -> Outcome:
+        """Return the runbook's last table, and end the child process."""
+        versions = software_versions(self)
+        self.close()
+        files = (self.directory / RECEIPT,) if self._record else ()
+        return Outcome(
+            outcome=outcome,
+            runbook=self.runbook,
+            summary=summary,
+            files=(*files, *details.pop("files", ())),
+            versions=versions,
+            **details,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _write(self) -> None:
+        """Replace the receipt by its new state in one step, flushed to the disk."""
+        temporary = self.directory / f".{RECEIPT}"
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(json.dumps(self._record, indent=1, default=_plain) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(self.directory / RECEIPT)
+
+
+def runs_folder(target: Target, output_dir: str) -> Path:
+    """Return where runs go: ``output_dir``, or ``runs/`` of the project."""
+    return Path(output_dir).expanduser().resolve() if output_dir else target.project / "runs"
+
+
+def read_receipt(path: Path) -> Receipt:
+    """Return the receipt of a run.
+
+    Args:
+        path: ``receipt.json`` or the run's folder.
+
+    Raises:
+        SettingsError: there is none, or it is damaged.
+    """
+    file = path / RECEIPT if path.is_dir() else path
+    try:
+        return _receipt(json.loads(file.read_text("utf-8")), file.parent)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SettingsError(
+            f"{file} is not a receipt that can be read ({type(error).__name__}).",
+            remedy="Write -r against latest, or the path of a run's folder.",
+        ) from error
+
+
+def known_receipts(target: Target, server: ServerInfo, output_dir: str) -> list[Receipt]:
+    """Return the receipts of runs on this very database, the newest first.
+
+    A receipt of another database of the same name, or of one that was dropped, is left out. One
+    that is still ``running`` although its process is gone is returned as ``interrupted``.
+    """
+    found = []
+    for path in runs_folder(target, output_dir).glob(f"*/{RECEIPT}"):
+        try:
+            record = json.loads(path.read_text("utf-8"))
+            same = (record["system_identifier"], record["database_oid"]) == (
+                server.system_identifier,
+                server.database_oid,
+            )
+            receipt = _receipt(record, path.parent)
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if same:
+            found.append(receipt)
+    return sorted(found, key=lambda receipt: receipt.started_at, reverse=True)
+
+
+def read_history(connection: Connection) -> History:
+    """Return the runs in ``playbook.history``, the newest first; none without the table."""
+    if not _has_history(connection):
+        return History(())
+    return History(tuple(_from_row(row) for row in fetch(connection, HISTORY)))
+
+
+def edited_revisions(history: History, graph: RevisionGraph) -> list[str]:
+    """Return revisions whose file is not the one that was last applied, in upgrade order."""
+    applied: dict[str, str] = {}
+    for run in reversed(history.runs):
+        if run.runbook in {"upgrade", "init"}:
+            applied.update(run.revision_files)
+    return [r.revision for r in graph.revisions if applied.get(r.revision, r.sha256) != r.sha256]
+
+
+def software_versions(run: Run[Any]) -> tuple[tuple[str, str], ...]:
+    """Return (name, version) of what took part in a run."""
+    return (
+        ("Python", platform.python_version()),
+        *run.alembic.versions(),
+        ("PostgreSQL", run.server.version),
+    )
+
+
+def _new_folder(parent: Path, started_at: datetime, runbook: str, target: str) -> Path:
+    name = re.sub(r"[^\w.-]+", "-", f"{started_at:%Y%m%dT%H%M%SZ}-{runbook}-{target}")
+    for suffix in ("", *(f"-{n}" for n in range(2, 1000))):
+        try:
+            (parent / f"{name}{suffix}").mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise SettingsError(
+                f"The folder {parent / name} cannot be made: {error.strerror}.",
+                remedy="Choose another one with -r output_dir PATH.",
+            ) from error
+        return parent / f"{name}{suffix}"
+    raise SettingsError(f"{parent} is full of runs of this second.", remedy="Run this again.")
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    return str(value)
+
+
+def _receipt(record: Mapping[str, Any], directory: Path) -> Receipt:
+    outcome = record["outcome"]
+    if outcome == "running" and not _is_alive(record):
+        outcome = "interrupted"
+    finished = record["finished_at"]
+    return Receipt(
+        run_id=record["run_id"],
+        runbook=record["runbook"],
+        target=record["target"],
+        database=record["database"],
+        outcome=outcome,
+        started_at=datetime.fromisoformat(record["started_at"]),
+        finished_at=datetime.fromisoformat(finished) if finished else None,
+        who=record["who"],
+        from_revisions=tuple(record["from_revisions"]),
+        to_revisions=tuple(record["to_revisions"]),
+        steps=tuple(_step(step) for step in record["steps"]),
+        backup=record["backup"],
+        revision_files=tuple((name, digest) for name, digest in record["revision_files"]),
+        message=record["message"],
+        directory=directory,
+    )
+
+
+def _is_alive(record: Mapping[str, Any]) -> bool:
+    """Say whether the process of a running receipt exists; on another host it is assumed to."""
+    if record["host"] != socket.gethostname():
+        return True
+    try:
+        process = psutil.Process(record["pid"])
+        return process.create_time() <= datetime.fromisoformat(record["started_at"]).timestamp() + 1
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _step(record: Any) -> StepResult:
+    if isinstance(record, StepResult):
+        return record
+    fields = dict(record)
+    fields["locks"] = tuple((table, mode) for table, mode in fields["locks"])
+    fields["rewritten"] = tuple(fields["rewritten"])
+    return StepResult(**fields)
+
+
+def _has_history(connection: Connection) -> bool:
+    query = "SELECT to_regclass(%s) IS NOT NULL"
+    return bool(fetch_value(connection, query, (f"{HISTORY_SCHEMA}.history",)))
+
+
+def _history_row(receipt: Receipt) -> tuple[Any, ...]:
+    steps: Sequence[Any] = [asdict(step) for step in receipt.steps]
+    return (
+        receipt.run_id,
+        receipt.runbook,
+        receipt.target,
+        receipt.database,
+        receipt.outcome,
+        receipt.started_at,
+        receipt.finished_at,
+        receipt.who,
+        list(receipt.from_revisions),
+        list(receipt.to_revisions),
+        Json(steps),
+        receipt.backup,
+        Json(receipt.revision_files),
+        receipt.message,
+    )
+
+
+def _from_row(row: tuple[Any, ...]) -> Receipt:
+    *head, from_revisions, to_revisions, steps, backup, files, message = row
+    run_id, runbook, target, database, outcome, started_at, finished_at, who = head
+    return Receipt(
+        run_id=run_id,
+        runbook=runbook,
+        target=target,
+        database=database,
+        outcome=outcome,
+        started_at=started_at,
+        finished_at=finished_at,
+        who=who,
+        from_revisions=tuple(from_revisions),
+        to_revisions=tuple(to_revisions),
+        steps=tuple(_step(step) for step in steps),
+        backup=backup,
+        revision_files=tuple((name, digest) for name, digest in files),
+        message=message,
+        directory=Path(run_id),
+    )

@@ -1,0 +1,378 @@
+"""The only door to Alembic. Layer 3: errors, records, targets and database.
+
+Alembic runs in one child process per run (`runner.py`), with the project's own interpreter and
+its own env.py. This module starts it, asks it questions, and turns its errors into ours. It
+decides nothing about whether a migration should run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from playbook.database import APPLICATION_NAME, end_session
+from playbook.errors import (
+    LockNotAcquired,
+    MigrationFailed,
+    PlaybookError,
+    SettingsError,
+    WrongDatabase,
+)
+from playbook.records import PlanStep, Revision, RevisionGraph, ServerInfo, StepResult
+from playbook.targets import Target, redact
+
+__all__ = ["CONCURRENTLY_TIMEOUT", "Alembic", "EventHandler"]
+
+RUNNER = Path(__file__).with_name("runner.py")
+CONCURRENTLY_TIMEOUT = "5min"
+"""lock_timeout of CONCURRENTLY steps: they wait for old snapshots anywhere in the database."""
+SESSION = {
+    "application_name": APPLICATION_NAME,
+    "client_connection_check_interval": "1s",
+    "concurrently_timeout": CONCURRENTLY_TIMEOUT,
+}
+"""Settings of every session of the child; the server notices within 1 s if the child died."""
+STOP_WAIT_S = 5.0
+
+EventHandler = Callable[[Mapping[str, Any]], None]
+
+
+def ignore_event(event: Mapping[str, Any]) -> None:
+    """Take an event and do nothing: the default where nobody watches."""
+
+
+class Alembic:
+    """A project's Alembic in a child process.
+
+    Start it early (it imports while the caller does other work), then `open` it once the
+    database is known. Use it as a context manager: the child never outlives the block, nor
+    this process.
+    """
+
+    def __init__(self, target: Target) -> None:
+        """Start the child; it imports Alembic and waits.
+
+        Raises:
+            SettingsError: the interpreter that ``python`` names cannot be started.
+        """
+        self._target = target
+        self._session: dict[str, str] = {}
+        self._start()
+
+    def _start(self) -> None:
+        target = self._target
+        self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
+        self._versions: dict[str, str] = {}
+        self.session_pid = 0
+        try:
+            self._child = subprocess.Popen(
+                [target.python or sys.executable, "-u", str(RUNNER)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                text=True,
+                encoding="utf-8",
+                cwd=target.project,
+                env=os.environ | target.libpq_environment(),
+                start_new_session=True,
+            )
+        except OSError as error:
+            self._errors.close()
+            raise SettingsError(
+                f"The interpreter {target.python!r} of {target.alembic_ini.name} cannot be "
+                f"started ({error.strerror}).",
+                remedy="Correct python = ... in its [playbook] section.",
+            ) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def pid(self) -> int:
+        """The child's process id."""
+        return self._child.pid
+
+    def open(
+        self, target: Target, server: ServerInfo | None, *, session: Mapping[str, str]
+    ) -> None:
+        """Load the project's revision files.
+
+        Args:
+            target: the same target, resolved (a sandbox's socket is known by now).
+            server: what the target is; a session of env.py anywhere else is stopped before it
+                can write. None allows any (for requests that open no session).
+            session: settings for every session that env.py opens.
+
+        Raises:
+            SettingsError: the project's alembic.ini or its revision files cannot be loaded.
+        """
+        self._target, self._session = target, dict(session)
+        expected = server and {
+            "system_identifier": server.system_identifier,
+            "database_oid": server.database_oid,
+        }
+        self._versions = self._ask(
+            "open",
+            alembic_ini=str(self._target.alembic_ini),
+            url=target.sqlalchemy_url(),
+            expected=expected,
+            session={**SESSION, **session},
+        )
+
+    def graph(self, *, current: bool = True) -> RevisionGraph:
+        """Return the revisions and, if asked, where the database stands (as env.py sees it)."""
+        files = self._ask("graph")
+        where = self._ask("current") if current else {"current": []}
+        revisions = tuple(_revision(record) for record in files["revisions"])
+        known = {revision.revision for revision in revisions}
+        return RevisionGraph(
+            revisions=revisions,
+            heads=tuple(files["heads"]),
+            current=tuple(where["current"]),
+            unknown=tuple(r for r in where["current"] if r not in known),
+            version_table=where.get("version_table", "alembic_version"),
+            version_table_schema=where.get("version_table_schema", ""),
+            script_directory=files["directory"],
+        )
+
+    def current(self) -> tuple[str, ...]:
+        """Return what the version table holds; empty if there is no such table."""
+        return tuple(self._ask("current")["current"])
+
+    def plan(self, direction: str, target: str, current: Sequence[str]) -> tuple[PlanStep, ...]:
+        """Return the steps, without SQL, from ``current`` to ``target``.
+
+        Args:
+            direction: ``upgrade`` or ``downgrade``.
+            target: in any of Alembic's forms.
+
+        Raises:
+            SettingsError: Alembic cannot resolve the target.
+        """
+        steps = self._ask("plan", direction=direction, target=target, current=list(current))
+        return tuple(
+            PlanStep(
+                revision=step["revision"],
+                direction=direction,
+                from_revisions=tuple(step["from"]),
+                to_revisions=tuple(step["to"]),
+                message=step["message"],
+                path=Path(step["path"]),
+                sha256=step["sha256"],
+                sql="",
+            )
+            for step in steps
+        )
+
+    def sql(self, direction: str, target: str, current: Sequence[str]) -> list[str]:
+        """Return each step's SQL by Alembic's offline mode; nothing connects.
+
+        Raises:
+            MigrationFailed: a revision reads the database, which offline mode cannot give it.
+        """
+        pieces: list[str] = self._ask(
+            "sql", direction=direction, target=target, current=list(current)
+        )
+        return pieces
+
+    def run(
+        self,
+        step: PlanStep,
+        *,
+        expected_current: Sequence[str],
+        session: Mapping[str, str],
+        attempts: int = 1,
+        record: bool = False,
+        on_event: EventHandler = ignore_event,
+    ) -> StepResult:
+        """Apply or undo one revision.
+
+        **Effects**: the revision's own, in its own transaction; after an error PostgreSQL has
+        rolled that back, except what an autocommit block had committed.
+
+        Args:
+            expected_current: what the version table must hold, or nothing is run.
+            session: settings of the session, e.g. ``lock_timeout``.
+            attempts: how often it was tried, this time included; for the record.
+            record: send the full text of each statement as an event.
+            on_event: called with every event of the child, in order.
+
+        Raises:
+            LockNotAcquired: a lock was not granted in time; it may be tried again.
+            MigrationFailed: any other failure, with the statement and its SQLSTATE.
+            WrongDatabase: env.py reached another database.
+        """
+        try:
+            result = self._ask(
+                "run",
+                on_event=on_event,
+                revision=step.revision,
+                direction=step.direction,
+                expected_current=list(expected_current),
+                session=dict(session),
+                record=record,
+            )
+        except MigrationFailed as error:
+            error.revision = step.revision
+            raise
+        return StepResult(
+            revision=step.revision,
+            direction=step.direction,
+            duration_s=result["duration_s"],
+            attempts=attempts,
+            statements=result["statements"],
+            locks=tuple((table, mode) for table, mode in result["locks"]),
+            rewritten=tuple(result["rewritten"]),
+            transactional=result["transactional"],
+        )
+
+    def stamp(self, revisions: Sequence[str], *, session: Mapping[str, str] | None = None) -> None:
+        """Set the version table to some revisions; runs no migration."""
+        self._ask("stamp", revisions=list(revisions), session=dict(session or {}))
+
+    def drift(self) -> list[str]:
+        """Return how the models differ from the database, a line each; empty means not at all.
+
+        Raises:
+            SettingsError: the database is not at head, or env.py names no models.
+        """
+        lines: list[str] = self._ask("drift")
+        return lines
+
+    def versions(self) -> tuple[tuple[str, str], ...]:
+        """Return (name, version) of Alembic and SQLAlchemy in the child."""
+        return (
+            ("Alembic", self._versions["alembic"]),
+            ("SQLAlchemy", self._versions["sqlalchemy"]),
+        )
+
+    def output(self) -> str:
+        """Return what env.py, Alembic's loggers and the revisions printed, secrets masked."""
+        self._errors.seek(0)
+        return redact(self._errors.read())
+
+    def restart(self, server: ServerInfo) -> None:
+        """Kill the child, end its session in the server, and start another.
+
+        **Effects**: PostgreSQL rolls back what the session had not committed, before this
+        returns.
+        """
+        self._child.kill()
+        self.close()
+        if self.session_pid:
+            end_session(self._target, self.session_pid)
+        self._start()
+        self.open(self._target, server, session=self._session)
+
+    def close(self) -> None:
+        """End the child: it leaves when its input closes, or is killed after 5 s."""
+        if self._child.poll() is None and self._child.stdin:
+            self._child.stdin.close()
+            try:
+                self._child.wait(STOP_WAIT_S)
+            except subprocess.TimeoutExpired:
+                self._child.kill()
+                self._child.wait()
+        if self._child.stdout:
+            self._child.stdout.close()
+        self._errors.close()
+
+    def _ask(self, command: str, *, on_event: EventHandler = ignore_event, **request: Any) -> Any:
+        """Send a request and return its result, handing every other event on."""
+        stdin, stdout = self._child.stdin, self._child.stdout
+        if stdin is None or stdout is None:
+            raise RuntimeError("the child was started without pipes")
+        try:
+            stdin.write(json.dumps({"command": command, **request}) + "\n")
+            stdin.flush()
+        except BrokenPipeError:
+            raise self._died() from None
+        for line in stdout:
+            event = json.loads(line)
+            if event["event"] == "result":
+                return event["result"]
+            if event["event"] == "error":
+                raise self._error(command, event)
+            if event["event"] == "session":
+                self.session_pid = event["pid"]
+            on_event(event)
+        raise self._died()
+
+    def _died(self) -> MigrationFailed:
+        code = self._child.wait()
+        last = self.output().strip().splitlines()[-1:] or ["it printed nothing"]
+        return MigrationFailed(
+            f"The process that ran Alembic ended by itself (exit code {code}): {last[0]}",
+            state="PostgreSQL rolled back what it had not committed.",
+            remedy="Run `status` to see where the database is.",
+        )
+
+    def _error(self, command: str, event: Mapping[str, Any]) -> PlaybookError:
+        """Return the playbook's error for what the child reports."""
+        kind, text = event["kind"], redact(event["message"])
+        if kind == "WrongDatabaseError":
+            return WrongDatabase(
+                f"The project's env.py connected to the database {text!r}, which is not the "
+                f"{self._target.label}: it does not take its URL from where the target's is.",
+                state="It was stopped before it could write.",
+                remedy="Let env.py use sqlalchemy.url, or set its own variable to the same URL.",
+            )
+        if kind == "WrongRevisionError":
+            return MigrationFailed(
+                f"The database is now at {text}, which is not where this plan starts.",
+                state="Nothing was changed by this step.",
+                remedy="Somebody else migrated it: run this again to plan anew.",
+            )
+        if command in {"open", "graph", "plan", "drift"} and (
+            event["alembic"] or command == "open"
+        ):
+            return SettingsError(f"Alembic says: {_sentence(text)}")
+        if event["sqlstate"] == "55P03":
+            return LockNotAcquired(
+                f"A lock was not granted in time: {_sentence(text)}",
+                state="PostgreSQL rolled this attempt back.",
+                sqlstate="55P03",
+            )
+        return MigrationFailed(
+            f"{kind}: {_sentence(text)}" if not event["sqlstate"] else _sentence(text),
+            statement=redact(event["statement"]),
+            sqlstate=event["sqlstate"],
+            transactional=event.get("transactional", True),
+        )
+
+
+def _sentence(text: str) -> str:
+    """Return a text in one line that ends as a sentence does."""
+    line = " ".join(text.split())
+    return line if line.endswith((".", "!", "?")) else f"{line}."
+
+
+def _revision(record: Mapping[str, Any]) -> Revision:
+    return Revision(
+        revision=record["revision"],
+        down_revisions=tuple(record["down_revisions"]),
+        depends_on=tuple(record["depends_on"]),
+        branch_labels=tuple(record["branch_labels"]),
+        message=record["message"],
+        path=Path(record["path"]),
+        sha256=record["sha256"],
+        is_head=record["is_head"],
+        is_base=record["is_base"],
+        is_branch_point=record["is_branch_point"],
+        is_merge_point=record["is_merge_point"],
+    )

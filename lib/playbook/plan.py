@@ -1,0 +1,215 @@
+"""Revisions plus their SQL: what will run, before it runs. Layer 4.
+
+The SQL comes from Alembic's offline mode. Where a revision reads the database, offline mode
+cannot work, and what it printed before it failed is worth nothing; then the plan is run on an
+empty copy of the schema, and the statements that reach that server are the SQL. The plan says
+which of the two it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+from uuid import uuid4
+
+from psycopg2 import sql
+
+from playbook.catalog import table_names
+from playbook.database import connect, server_info
+from playbook.dump import dump_schema, find_client_tools, load_sql
+from playbook.errors import BackupFailed, MigrationFailed, PlaybookError
+from playbook.migrate import Alembic
+from playbook.records import Plan, PlanStep, RevisionGraph
+from playbook.revisions import after, check_target
+from playbook.sandbox import drop_database, open_target
+from playbook.statements import tables_in
+from playbook.targets import Target
+
+__all__ = ["METHODS", "build_plan", "reverse_sql"]
+
+METHODS = ("auto", "offline", "observed")
+
+
+def build_plan(
+    target: Target,
+    alembic: Alembic,
+    graph: RevisionGraph,
+    *,
+    direction: str,
+    to: str,
+    method: str = "auto",
+) -> Plan:
+    """Return the ordered revisions from where the database is to a target, with their SQL.
+
+    Args:
+        direction: ``upgrade`` or ``downgrade``.
+        to: the target, in any of Alembic's forms.
+        method: ``offline``, ``observed``, or ``auto`` (offline where it works).
+
+    Raises:
+        SettingsError: the target cannot be resolved.
+        MigrationFailed: the SQL cannot be had by the method asked for.
+    """
+    check_target(to, graph, direction=direction)
+    steps = alembic.plan(direction, to, graph.current)
+    pieces, used = _sql(target, alembic, graph, steps, direction, to, method)
+    steps = tuple(replace(s, sql=text) for s, text in zip(steps, pieces, strict=True))
+    ids = [step.revision for step in steps]
+    return Plan(
+        direction=direction,
+        target=to,
+        from_revisions=graph.current,
+        to_revisions=after(graph, graph.current, ids, direction),
+        steps=steps,
+        method=used,
+        sha256=_hash(steps),
+        tables=_existing_tables(target, graph, pieces) if steps else (),
+    )
+
+
+def reverse_sql(alembic: Alembic, plan: Plan) -> str:
+    """Return the SQL that undoes a plan, by offline mode; "" for an empty plan.
+
+    Raises:
+        MigrationFailed: a downgrade reads the database, or does not exist.
+    """
+    if plan.is_empty or len(plan.from_revisions) > 1 or len(plan.to_revisions) != 1:
+        return ""
+    back = plan.from_revisions[0] if plan.from_revisions else "base"
+    return "\n".join(_wrapped(p) for p in alembic.sql("downgrade", back, plan.to_revisions))
+
+
+def _sql(
+    target: Target,
+    alembic: Alembic,
+    graph: RevisionGraph,
+    steps: Sequence[PlanStep],
+    direction: str,
+    to: str,
+    method: str,
+) -> tuple[list[str], str]:
+    """Return the SQL of each step, and the method that gave it."""
+    if not steps:
+        return [], "offline"
+    if method != "observed":
+        try:
+            pieces = alembic.sql(direction, to, graph.current)
+        except MigrationFailed:
+            if method == "offline":
+                raise
+        else:
+            return [_wrapped(piece) for piece in pieces], "offline"
+    return _observe(target, graph, steps), "observed"
+
+
+def _wrapped(piece: str) -> str:
+    """Return a step's SQL as a transaction of its own, as the playbook runs it."""
+    text = piece.strip()
+    return text if "BEGIN;" in text else f"BEGIN;\n\n{text}\n\nCOMMIT;"
+
+
+def _hash(steps: Sequence[PlanStep]) -> str:
+    record = [[step.revision, step.direction, step.sha256, step.sql] for step in steps]
+    return hashlib.sha256(json.dumps(record).encode()).hexdigest()
+
+
+def _existing_tables(
+    target: Target, graph: RevisionGraph, pieces: Sequence[str]
+) -> tuple[str, ...]:
+    named = {table for piece in pieces for table in tables_in(piece)}
+    own = f"{graph.version_table_schema or 'public'}.{graph.version_table}"
+    with connect(target, read_only=True) as connection:
+        return tuple(t for t in table_names(connection) if t in named and t != own)
+
+
+def _observe(target: Target, graph: RevisionGraph, steps: Sequence[PlanStep]) -> list[str]:
+    """Run the steps on an empty copy of the schema and return what reached the server."""
+    with _empty_copy(target) as copy, Alembic(copy) as alembic:
+        with connect(copy, read_only=True) as connection:
+            alembic.open(copy, server_info(connection), session={})
+        if graph.current:
+            alembic.stamp(graph.current)
+        current, pieces = graph.current, []
+        for step in steps:
+            statements: list[str] = []
+            alembic.run(
+                step,
+                expected_current=current,
+                session={},
+                record=True,
+                on_event=_collector(statements),
+            )
+            current = alembic.current()
+            pieces.append("\n".join(statements))
+    return [_wrapped(piece) for piece in pieces]
+
+
+def _collector(statements: list[str]) -> Callable[[Mapping[str, Any]], None]:
+    """Return an event handler that keeps the statements of a step, ready for psql."""
+    inside = True
+
+    def keep(event: Mapping[str, Any]) -> None:
+        nonlocal inside
+        if event["event"] != "statement":
+            return
+        text = event["sql"].strip().rstrip(";")
+        if not event["step"] and not text.upper().startswith("CREATE TABLE"):
+            return
+        if inside and event["autocommit"]:
+            statements.append("-- outside a transaction from here on")
+        inside = not event["autocommit"]
+        statements.append(f"{text};\n")
+
+    return keep
+
+
+@contextmanager
+def _empty_copy(target: Target) -> Iterator[Target]:
+    """Make an empty copy of a target's schema and drop it at the end.
+
+    It is made in the sandbox, so that the target's server is left alone, or, where the schema
+    does not load there (an extension is missing), beside the target on its own server.
+    """
+    with connect(target, read_only=True) as connection:
+        tools = find_client_tools(server_info(connection).version_num)
+    schema = dump_schema(target, tools=tools)
+    name = f"playbook_scratch_{uuid4().hex[:8]}"
+    beside = replace(
+        target.with_conninfo(), kind="sandbox", seed="", conninfo={"dbname": name}, protected=False
+    )
+    copy = open_target(beside, state="empty")
+    try:
+        try:
+            load_sql(schema, copy, tools=tools)
+        except BackupFailed:
+            with _copy_on_server(target, name, schema) as own:
+                yield own
+        else:
+            yield copy
+    finally:
+        drop_database(copy)
+
+
+@contextmanager
+def _copy_on_server(target: Target, name: str, schema: str) -> Iterator[Target]:
+    copy = target.with_conninfo(dbname=name)
+    quoted = sql.Identifier(name)
+    with connect(target) as admin, admin.cursor() as cursor:
+        tools = find_client_tools(server_info(admin).version_num)
+        try:
+            cursor.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(quoted))
+            load_sql(schema, copy, tools=tools)
+        except PlaybookError as error:
+            raise MigrationFailed(
+                f"No empty copy of the schema could be made: {error.problem}",
+                state="Nothing was changed.",
+                remedy="Write -r method offline, or run as a role that may create databases.",
+            ) from error
+        try:
+            yield copy
+        finally:
+            cursor.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(quoted))

@@ -1,0 +1,250 @@
+"""Questions asked of a database before a change: OK, WARN or STOP. Layer 4: reads only.
+
+Each question is one function that returns one finding with the fact, and the remedy where there
+is something to do. The answers are in the order in which they were asked.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from psycopg2.extensions import connection as Connection
+
+from playbook.catalog import (
+    holders,
+    invalid_indexes,
+    missing_privileges,
+    open_transactions,
+    relation_exists,
+    table_names,
+)
+from playbook.database import connect, lock_holder
+from playbook.dump import find_client_tools
+from playbook.errors import BackupFailed
+from playbook.records import Blocker, Checks, Finding, Receipt, RevisionGraph, ServerInfo, Severity
+from playbook.revisions import join, pending
+from playbook.targets import Target
+
+__all__ = ["Question", "check"]
+
+OLDEST_SUPPORTED = 130000
+"""PostgreSQL 13, as server_version_num."""
+LONG_TRANSACTION_S = 60.0
+
+
+@dataclass(frozen=True)
+class Question:
+    """What the answers depend on besides the database.
+
+    ``tables`` are those that the plan names (empty: no plan yet); ``backup_folder`` is where a
+    backup will go (None: none will be taken).
+    """
+
+    graph: RevisionGraph
+    tables: Sequence[str] = ()
+    edited: Sequence[str] = ()
+    receipts: Sequence[Receipt] = ()
+    backup_folder: Path | None = None
+
+
+def check(target: Target, server: ServerInfo, question: Question) -> Checks:
+    """Ask everything, in one read-only session."""
+    with connect(target, read_only=True) as connection:
+        findings = [
+            _server(server),
+            _version_table(connection, question.graph),
+            _heads(question.graph),
+            _files(question.edited),
+            _privileges(connection, question.tables),
+            _other_run(connection),
+            _interrupted(question.receipts),
+            _transactions(connection, question.tables),
+            _indexes(connection),
+        ]
+    if question.backup_folder:
+        findings += [_client(server), _room(server, question.backup_folder)]
+    return Checks(tuple(findings))
+
+
+def _server(server: ServerInfo) -> Finding:
+    subject = f"PostgreSQL {server.version}"
+    if server.in_recovery:
+        return Finding(
+            "server",
+            Severity.STOP,
+            subject,
+            "It is a standby, which takes no writes.",
+            "Point the target at the primary.",
+        )
+    if server.version_num < OLDEST_SUPPORTED:
+        return Finding(
+            "server",
+            Severity.WARN,
+            subject,
+            "It is older than 13, the oldest this was tried on.",
+            "Rehearse on a copy first.",
+        )
+    return Finding("server", Severity.OK, subject, "It takes writes.")
+
+
+def _version_table(connection: Connection, graph: RevisionGraph) -> Finding:
+    name = f"{graph.version_table_schema or 'public'}.{graph.version_table}"
+    if graph.unknown:
+        return Finding(
+            "version-table",
+            Severity.STOP,
+            name,
+            f"It holds {join(graph.unknown)}, which no revision file has.",
+            "Bring the missing file back, or check that this is the right project.",
+        )
+    others = [table for table in table_names(connection) if table != name]
+    if others and not relation_exists(connection, graph.version_table_schema, graph.version_table):
+        return Finding(
+            "version-table",
+            Severity.STOP,
+            name,
+            f"There is none, and there are {len(others)} tables: they were made without Alembic.",
+            "If they equal a revision, write `alembic stamp REVISION`; if the first revision "
+            "stands on them, `alembic stamp base`.",
+        )
+    return Finding("version-table", Severity.OK, name, f"The database is at {join(graph.current)}.")
+
+
+def _heads(graph: RevisionGraph) -> Finding:
+    if len(graph.heads) > 1:
+        return Finding(
+            "heads",
+            Severity.WARN,
+            join(graph.heads),
+            "There are several heads.",
+            "Write -r target heads, branch@head or one of them, or merge them (`alembic merge`).",
+        )
+    return Finding(
+        "heads", Severity.OK, join(graph.heads), f"{len(pending(graph))} revisions are pending."
+    )
+
+
+def _files(edited: Sequence[str]) -> Finding:
+    if edited:
+        return Finding(
+            "revision-files",
+            Severity.WARN,
+            join(edited),
+            "The file was edited after it had been applied here.",
+            "Put the change into a new revision, and restore the file.",
+        )
+    return Finding(
+        "revision-files", Severity.OK, "versions", "No file differs from what was applied here."
+    )
+
+
+def _privileges(connection: Connection, tables: Sequence[str]) -> Finding:
+    wanted = [f"table {table}:" for table in tables]
+    missing = [
+        item
+        for item in missing_privileges(connection)
+        if item.startswith("schema ") or any(item.startswith(name) for name in wanted)
+    ]
+    if missing:
+        return Finding(
+            "privileges",
+            Severity.STOP,
+            "; ".join(missing),
+            "This role may not change it.",
+            "Run as the owner, or ask for what is named here.",
+        )
+    return Finding("privileges", Severity.OK, "role", "It may change what is in the way.")
+
+
+def _other_run(connection: Connection) -> Finding:
+    holder = lock_holder(connection)
+    if holder:
+        return Finding(
+            "other-run",
+            Severity.STOP,
+            holder,
+            "Another run holds this target.",
+            "Wait until it has ended.",
+        )
+    return Finding("other-run", Severity.OK, "advisory lock", "No other run is in progress.")
+
+
+def _interrupted(receipts: Sequence[Receipt]) -> Finding:
+    """Warn if the last writing run here was killed."""
+    if receipts and receipts[0].outcome == "interrupted":
+        last = receipts[0]
+        return Finding(
+            "last-run",
+            Severity.WARN,
+            last.run_id,
+            f"It was interrupted; it had begun at {join(last.from_revisions)}.",
+            "Compare with where the database is now; running `upgrade` again goes on from there.",
+        )
+    detail = f"The last run ended: {receipts[0].outcome}." if receipts else "There was none yet."
+    return Finding("last-run", Severity.OK, "receipts", detail)
+
+
+def _transactions(connection: Connection, tables: Sequence[str]) -> Finding:
+    """Warn of sessions that hold locks on the plan's tables, or have been open for long."""
+    blockers = holders(connection, tables) if tables else []
+    old = open_transactions(connection, older_than_s=LONG_TRANSACTION_S)
+    if blockers or old:
+        sessions = {session.pid: session for session in (*blockers, *old)}
+        return Finding(
+            "open-transactions",
+            Severity.WARN,
+            ", ".join(f"pid {pid}" for pid in sessions),
+            "; ".join(_session(session) for session in sessions.values()),
+            "Wait for them, or end them: SELECT pg_terminate_backend(PID).",
+        )
+    return Finding("open-transactions", Severity.OK, "sessions", "None is in the way.")
+
+
+def _session(session: Blocker) -> str:
+    held = f", holds locks on {', '.join(session.tables)}" if session.tables else ""
+    return (
+        f"{session.user} in {session.application or 'an unnamed application'}, {session.state}, "
+        f"open for {session.transaction_age_s:.0f} s{held}"
+    )
+
+
+def _indexes(connection: Connection) -> Finding:
+    invalid = invalid_indexes(connection)
+    if invalid:
+        return Finding(
+            "invalid-indexes",
+            Severity.WARN,
+            ", ".join(item.index for item in invalid),
+            "No query uses them: an earlier concurrent build failed.",
+            "REINDEX INDEX CONCURRENTLY, or drop them and build them again.",
+        )
+    return Finding("invalid-indexes", Severity.OK, "indexes", "All are valid.")
+
+
+def _client(server: ServerInfo) -> Finding:
+    try:
+        tools = find_client_tools(server.version_num)
+    except BackupFailed as error:
+        return Finding("pg-dump", Severity.STOP, "pg_dump", error.problem, error.remedy)
+    return Finding(
+        "pg-dump", Severity.OK, f"pg_dump {tools.version}", "It serves this server's version."
+    )
+
+
+def _room(server: ServerInfo, folder: Path) -> Finding:
+    """Stop if the backup would not fit even when it compresses to half of the database."""
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if free < server.size_bytes / 2:
+        return Finding(
+            "disk-room",
+            Severity.STOP,
+            existing.name,
+            f"{free // 2**20} MB are free for the backup of a {server.size_bytes // 2**20} MB "
+            "database.",
+            "Make room, or choose another folder for backups.",
+        )
+    return Finding("disk-room", Severity.OK, "backup", "There is room for it.")

@@ -1,0 +1,133 @@
+"""The runbook `preview`: what an upgrade or a rollback would run. Layer 5; writes files only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from playbook.catalog import table_sizes
+from playbook.database import connect
+from playbook.errors import MigrationFailed
+from playbook.journal import Run
+from playbook.parameters import Common, one_of
+from playbook.plan import METHODS, build_plan, reverse_sql
+from playbook.records import Banner, Loss, Note, Outcome, Plan, RevisionGraph, TableSizes
+from playbook.revisions import direction_of, join
+from playbook.salvage import find_loss as count_loss
+
+__all__ = [
+    "Parameters",
+    "conclude",
+    "find_loss",
+    "measure_tables",
+    "open_run",
+    "plan_migration",
+    "read_revisions",
+    "show_target",
+    "write_files",
+]
+
+
+@dataclass(frozen=True)
+class Parameters(Common):
+    """The parameters of `preview`."""
+
+    target: str = "head"
+    method: str = "auto"
+
+
+def open_run(namespace: Mapping[str, Any]) -> Run[Parameters]:
+    """Check the parameters and connect; raises as `playbook.journal.Run.open` does."""
+    run = Run.open("preview", Parameters, namespace)
+    one_of("method", run.parameters.method, METHODS)
+    return run
+
+
+def show_target(run: Run[Parameters]) -> Banner:
+    """Return which database this is."""
+    return run.banner("nothing in the database; migration.sql and rollback.sql into a new folder")
+
+
+def read_revisions(run: Run[Parameters]) -> RevisionGraph:
+    """Return all revisions, and which of them the database is at."""
+    return run.graph
+
+
+def plan_migration(run: Run[Parameters]) -> Plan:
+    """Return the revisions that would run, with their SQL; up or down, as ``target`` says.
+
+    Raises:
+        SettingsError: the target cannot be resolved.
+        MigrationFailed: the SQL cannot be had.
+    """
+    to = run.parameters.target
+    plan = build_plan(
+        run.target,
+        run.alembic,
+        run.graph,
+        direction=direction_of(to, run.graph),
+        to=to,
+        method=run.parameters.method,
+    )
+    return run.keep("plan", plan)
+
+
+def measure_tables(run: Run[Parameters]) -> TableSizes:
+    """Return the size of each existing table that the plan names."""
+    plan = run.require("plan", Plan)
+    with connect(run.target, read_only=True) as connection:
+        sizes = [t for t in table_sizes(connection) if f"{t.schema}.{t.table}" in plan.tables]
+    return TableSizes(tuple(sizes))
+
+
+def find_loss(run: Run[Parameters]) -> Loss:
+    """Return what the plan drops that holds data now."""
+    return count_loss(run.target, run.require("plan", Plan), version_table=run.version_table)
+
+
+def write_files(run: Run[Parameters]) -> Note:
+    """Write migration.sql, rollback.sql (for an upgrade) and plan.json into the run's folder."""
+    plan = run.require("plan", Plan)
+    if plan.is_empty:
+        return run.keep("files", Note("There is nothing to run, so no file was written."))
+    folder = run.make_folder()
+    written = [_write(folder / "migration.sql", plan.sql)]
+    if plan.direction == "upgrade":
+        written += _write_rollback(run, plan, folder)
+    record = json.dumps(asdict(plan), indent=1, default=str)
+    written.append(_write(folder / "plan.json", record))
+    return run.keep("files", Note(f"Written: {', '.join(path.name for path in written)}."))
+
+
+def _write_rollback(run: Run[Parameters], plan: Plan, folder: Path) -> list[Path]:
+    try:
+        sql = reverse_sql(run.alembic, plan)
+    except MigrationFailed:
+        return []
+    return [_write(folder / "rollback.sql", sql)] if sql else []
+
+
+def _write(path: Path, text: str) -> Path:
+    path.write_text(text.rstrip() + "\n", "utf-8")
+    return path
+
+
+def conclude(run: Run[Parameters]) -> Outcome:
+    """Return the summary and which runbook comes next."""
+    plan = run.require("plan", Plan)
+    run.require("files", Note)
+    after = {"upgrade": "`upgrade`", "downgrade": "`rollback`"}[plan.direction]
+    files = tuple(sorted(run.directory.iterdir())) if not plan.is_empty else ()
+    summary = (
+        f"The database is at {join(plan.from_revisions)}: there is nothing to run."
+        if plan.is_empty
+        else f"{len(plan.steps)} revisions lead from {join(plan.from_revisions)} to "
+        f"{join(plan.to_revisions)}."
+    )
+    steps = () if plan.is_empty else (f"{after} with -r target {plan.target} runs this plan.",)
+    return run.outcome(
+        "succeeded", summary, unchanged=("the database",), next_steps=steps, files=files
+    )

@@ -1,0 +1,533 @@
+"""What the layers hand to each other: frozen dataclasses. Layer 0: imports nothing of the playbook.
+
+Nothing here reads, writes, draws or decides; each record says in which unit and order its
+values are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+
+__all__ = [
+    "Applied",
+    "BackupManifest",
+    "Banner",
+    "Blocker",
+    "Checks",
+    "ColumnSnapshot",
+    "Comparison",
+    "DataCheckResult",
+    "DataChecks",
+    "Difference",
+    "Drift",
+    "Finding",
+    "History",
+    "Integrity",
+    "InvalidIndex",
+    "Loss",
+    "LossItem",
+    "Note",
+    "Outcome",
+    "Plan",
+    "PlanStep",
+    "Receipt",
+    "Revision",
+    "RevisionGraph",
+    "Salvage",
+    "SalvagedFile",
+    "ServerInfo",
+    "Severity",
+    "Snapshot",
+    "StepResult",
+    "TableSize",
+    "TableSizes",
+    "TableSnapshot",
+    "UnvalidatedConstraint",
+]
+
+
+class Severity(StrEnum):
+    """How much a finding weighs: go on, look at it, or do not go on."""
+
+    OK = "OK"
+    WARN = "WARN"
+    STOP = "STOP"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One answer to one question asked of the database or the plan.
+
+    ``code`` is a stable kebab-case name; ``subject`` the object meant; ``detail`` the fact;
+    ``remedy`` what to do, "" when nothing is to be done.
+    """
+
+    code: str
+    severity: Severity
+    subject: str
+    detail: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class ServerInfo:
+    """Who answered on the other end of a connection."""
+
+    database: str
+    database_oid: int
+    system_identifier: str
+    version: str
+    """As the server writes it, e.g. ``18.4``."""
+    version_num: int
+    """``server_version_num``: 180004 is 18.4."""
+    user: str
+    in_recovery: bool
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Revision:
+    """One revision file."""
+
+    revision: str
+    down_revisions: tuple[str, ...]
+    depends_on: tuple[str, ...]
+    branch_labels: tuple[str, ...]
+    message: str
+    """First line of the file's docstring."""
+    path: Path
+    sha256: str
+    """Of the file's bytes, hexadecimal."""
+    is_head: bool
+    is_base: bool
+    is_branch_point: bool
+    is_merge_point: bool
+
+
+@dataclass(frozen=True)
+class RevisionGraph:
+    """The revisions of a project and where the database stands among them.
+
+    ``revisions`` are in upgrade order (a revision after all it stands on). ``current`` is what
+    the version table holds: empty for a database without one. ``unknown`` are those of
+    ``current`` that no file has.
+    """
+
+    revisions: tuple[Revision, ...]
+    heads: tuple[str, ...]
+    current: tuple[str, ...]
+    unknown: tuple[str, ...] = ()
+    version_table: str = "alembic_version"
+    version_table_schema: str = ""
+    script_directory: str = ""
+
+    def revision(self, revision: str) -> Revision:
+        """Return the record of a revision id.
+
+        Raises:
+            KeyError: no file has it.
+        """
+        for candidate in self.revisions:
+            if candidate.revision == revision:
+                return candidate
+        raise KeyError(revision)
+
+
+@dataclass(frozen=True)
+class PlanStep:
+    """One revision of a plan: applying it or undoing it."""
+
+    revision: str
+    direction: str
+    """``upgrade`` or ``downgrade``."""
+    from_revisions: tuple[str, ...]
+    to_revisions: tuple[str, ...]
+    message: str
+    path: Path
+    sha256: str
+    sql: str
+    """Its statements, ready for psql, the version table's update included."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The ordered revisions between where the database is and where it is to go."""
+
+    direction: str
+    target: str
+    """As it was asked for, e.g. ``head``."""
+    from_revisions: tuple[str, ...]
+    to_revisions: tuple[str, ...]
+    steps: tuple[PlanStep, ...]
+    method: str
+    """How the SQL was found: ``offlineX."""
+    sha256: str
+    """Of the steps' ids, file hashes and SQL: equal plans have equal hashes."""
+    tables: tuple[str, ...] = ()
+    """Existing tables that the SQL names, as ``schema.table``, sorted."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to run."""
+        return not self.steps
+
+    @property
+    def sql(self) -> str:
+        """The SQL of all steps, in order."""
+        return "\n".join(step.sql for step in self.steps)
+
+
+@dataclass(frozen=True)
+class TableSize:
+    """One table on disk; sizes in bytes, rows as estimated by the last ANALYZE (-1: never)."""
+
+    schema: str
+    table: str
+    estimated_rows: int
+    table_bytes: int
+    index_bytes: int
+    total_bytes: int
+
+
+@dataclass(frozen=True)
+class ColumnSnapshot:
+    """One column: its type as format_type() writes it, non-null values, and a fingerprint.
+
+    The fingerprint is a decimal number that changes when any value changes or moves to another
+    row; "" where the type has no text form to hash.
+    """
+
+    column: str
+    type: str
+    not_null: bool
+    non_null_rows: int
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class TableSnapshot:
+    """One table: exact row count and its columns in attribute order."""
+
+    schema: str
+    table: str
+    rows: int
+    columns: tuple[ColumnSnapshot, ...]
+
+    @property
+    def name(self) -> str:
+        """``schema.table``."""
+        return f"{self.schema}.{self.table}"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Every table of a database, seen in one transaction."""
+
+    database: str
+    taken_at: str
+    """ISO 8601, UTC."""
+    revisions: tuple[str, ...]
+    tables: tuple[TableSnapshot, ...]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How one table or column differs between two snapshots.
+
+    ``kind``: ``intact``, ``added``, ``dropped``, ``rows changed``, ``values changed``,
+    ``type changed``. ``column`` is "" when the whole table is meant; counts are -1 where the
+    object does not exist.
+    """
+
+    table: str
+    column: str
+    kind: str
+    rows_before: int
+    rows_after: int
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class DataCheckResult:
+    """One data check: how many rows break the rule, and the first few of them as text."""
+
+    revision: str
+    name: str
+    description: str
+    failing_rows: int
+    examples: tuple[str, ...] = ()
+    error: str = ""
+    """Why the query could not run, "" if it did."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the query ran and returned no row."""
+        return not self.failing_rows and not self.error
+
+
+@dataclass(frozen=True)
+class UnvalidatedConstraint:
+    """A constraint that PostgreSQL has not checked against the rows there are."""
+
+    table: str
+    constraint: str
+    definition: str
+
+
+@dataclass(frozen=True)
+class InvalidIndex:
+    """An index that a failed or running CREATE INDEX CONCURRENTLY left unusable."""
+
+    table: str
+    index: str
+    definition: str
+
+
+@dataclass(frozen=True)
+class Blocker:
+    """A session that stands, or may stand, in the way."""
+
+    pid: int
+    user: str
+    application: str
+    state: str
+    query: str
+    transaction_age_s: float
+    tables: tuple[str, ...] = ()
+    """Tables on which it holds a lock, as ``schema.table``."""
+
+
+@dataclass(frozen=True)
+class BackupManifest:
+    """What ``manifest.json`` beside a dump says. Paths are relative to the backup's folder."""
+
+    format_version: int
+    target: str
+    database: str
+    server_version: str
+    system_identifier: str
+    revisions: tuple[str, ...]
+    started_at: str
+    finished_at: str
+    duration_s: float
+    user: str
+    host: str
+    compression: str
+    jobs: int
+    pg_dump_version: str
+    restore_command: str
+    files: tuple[tuple[str, int, str], ...]
+    """(relative path, size in bytes, SHA-256), sorted by path."""
+    rows: tuple[tuple[str, int], ...]
+    """(``schema.table``, exact rows in the dump's own snapshot), sorted."""
+    verified: str
+    """``archive``, ``restore`` or "" (not yet)."""
+    directory: Path = field(default=Path(), compare=False)
+    """Where the backup lies; not part of the file."""
+
+    @property
+    def size_bytes(self) -> int:
+        """All files of the dump together."""
+        return sum(size for _, size, _ in self.files)
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """One revision that was applied or undone."""
+
+    revision: str
+    direction: str
+    duration_s: float
+    attempts: int
+    statements: int
+    locks: tuple[tuple[str, str], ...]
+    """(``schema.table``, lock mode) held just before commit, sorted, strongest mode per table."""
+    rewritten: tuple[str, ...]
+    """Tables whose file changed: they were rewritten."""
+    transactional: bool
+    """False if it left Alembic's transaction (an autocommit block)."""
+
+
+@dataclass(frozen=True)
+class LossItem:
+    """What a downgrade destroys: a whole table (``column`` is "") or one column's values."""
+
+    table: str
+    column: str
+    rows: int
+    """Rows of the table, or rows with a value in the column."""
+
+
+@dataclass(frozen=True)
+class SalvagedFile:
+    """What was written before it was destroyed."""
+
+    table: str
+    columns: tuple[str, ...]
+    rows: int
+    path: Path
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """The record of one run, as in ``receipt.json`` and as a row of ``playbook.history``."""
+
+    run_id: str
+    runbook: str
+    target: str
+    database: str
+    outcome: str
+    """``running``, ``succeeded``, ``failed``, ``refused``, ``rolled back`` or ``interrupted``."""
+    started_at: datetime
+    finished_at: datetime | None
+    who: str
+    from_revisions: tuple[str, ...]
+    to_revisions: tuple[str, ...]
+    steps: tuple[StepResult, ...]
+    backup: str
+    revision_files: tuple[tuple[str, str], ...]
+    """(revision, SHA-256 of its file) of every revision that this run applied or undid."""
+    message: str
+    directory: Path
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The last thing a runbook shows."""
+
+    outcome: str
+    runbook: str
+    summary: str
+    changed: tuple[str, ...] = ()
+    unchanged: tuple[str, ...] = ()
+    next_steps: tuple[str, ...] = ()
+    """Sentences; the runbook to open next is named in them."""
+    files: tuple[Path, ...] = ()
+    """What the run left behind."""
+    versions: tuple[tuple[str, str], ...] = ()
+    """(software, version) in use."""
+
+
+@dataclass(frozen=True)
+class Banner:
+    """Which database a runbook is pointed at, and whether it will write there."""
+
+    runbook: str
+    target: str
+    label: str
+    kind: str
+    protected: bool
+    writes: str
+    """What the runbook may change, in words; "nothing" for a read-only one."""
+    server_version: str
+    user: str
+    current: tuple[str, ...]
+    heads: tuple[str, ...]
+    pending: int
+    """Revisions that are not applied yet."""
+
+
+@dataclass(frozen=True)
+class Checks:
+    """The findings of a preflight, in the order they were asked."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def stops(self) -> tuple[Finding, ...]:
+        """The findings that forbid to go on."""
+        return tuple(f for f in self.findings if f.severity is Severity.STOP)
+
+
+@dataclass(frozen=True)
+class TableSizes:
+    """The user tables, sorted by name."""
+
+    tables: tuple[TableSize, ...]
+
+
+@dataclass(frozen=True)
+class History:
+    """Runs on a target, the newest first; empty if none is known."""
+
+    runs: tuple[Receipt, ...]
+
+
+@dataclass(frozen=True)
+class Applied:
+    """The revisions that a run applied or undid, in order, and where that led."""
+
+    direction: str
+    from_revisions: tuple[str, ...]
+    to_revisions: tuple[str, ...]
+    steps: tuple[StepResult, ...]
+
+
+@dataclass(frozen=True)
+class DataChecks:
+    """The results of all data checks that hold at a revision; empty if there are none."""
+
+    results: tuple[DataCheckResult, ...]
+
+    @property
+    def failed(self) -> tuple[DataCheckResult, ...]:
+        """Those that did not pass."""
+        return tuple(result for result in self.results if not result.passed)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How two snapshots differ: one element per table, and one per column that is not intact.
+
+    ``before`` and ``after`` name what was compared, e.g. ``before the upgrade``.
+    """
+
+    before: str
+    after: str
+    differences: tuple[Difference, ...]
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How the models differ from the database.
+
+    ``unknown`` says why it could not be told (not at head, no models), "" when it could.
+    """
+
+    lines: tuple[str, ...]
+    unknown: str = ""
+
+
+@dataclass(frozen=True)
+class Integrity:
+    """What PostgreSQL itself knows to be unfinished."""
+
+    unvalidated: tuple[UnvalidatedConstraint, ...]
+    invalid: tuple[InvalidIndex, ...]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Everything that a downgrade destroys, tables first; empty if nothing."""
+
+    items: tuple[LossItem, ...]
+
+
+@dataclass(frozen=True)
+class Salvage:
+    """The files that hold what a downgrade destroys; ``directory`` has their manifest."""
+
+    directory: Path
+    files: tuple[SalvagedFile, ...]
+
+
+@dataclass(frozen=True)
+class Note:
+    """A sentence for the reader where there is nothing to tabulate."""
+
+    text: str

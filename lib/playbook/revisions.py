@@ -1,0 +1,150 @@
+"""Order, ranges and heads of revisions. Layer 1: pure; no database, no files.
+
+Alembic itself resolves targets (see `playbook.migrate`); this module answers what can be told
+from the graph alone, and checks the form of a target before anything is started.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+from playbook.errors import SettingsError
+from playbook.records import Revision, RevisionGraph
+
+__all__ = [
+    "after",
+    "applied",
+    "at_head",
+    "check_target",
+    "direction_of",
+    "join",
+    "lanes",
+    "pending",
+    "states",
+]
+
+_FORM = re.compile(r"^(?:[\w.-]+@)?(?:[\w.-]+)?(?:[+-]\d+)?$")
+SYMBOLS = ("head", "heads", "base")
+
+
+def join(revisions: Sequence[str]) -> str:
+    """Return revisions as shown to people: ``base`` for none."""
+    return ", ".join(revisions) or "base"
+
+
+def applied(graph: RevisionGraph) -> frozenset[str]:
+    """Return the current revisions and all that they stand on."""
+    parents = {r.revision: (*r.down_revisions, *r.depends_on) for r in graph.revisions}
+    found: set[str] = set()
+    waiting = [revision for revision in graph.current if revision in parents]
+    while waiting:
+        revision = waiting.pop()
+        if revision not in found:
+            found.add(revision)
+            waiting.extend(parents.get(revision, ()))
+    return frozenset(found)
+
+
+def after(
+    graph: RevisionGraph, current: Sequence[str], steps: Sequence[str], direction: str
+) -> tuple[str, ...]:
+    """Return the heads of what is applied once some revisions were applied or undone."""
+    done = set(applied(replace(graph, current=tuple(current))))
+    done = done | set(steps) if direction == "upgrade" else done - set(steps)
+    stood_on = {p for r in graph.revisions if r.revision in done for p in r.down_revisions}
+    return tuple(r.revision for r in graph.revisions if r.revision in done - stood_on)
+
+
+def pending(graph: RevisionGraph) -> tuple[Revision, ...]:
+    """Return what is not applied yet, in upgrade order."""
+    done = applied(graph)
+    return tuple(r for r in graph.revisions if r.revision not in done)
+
+
+def at_head(graph: RevisionGraph) -> bool:
+    """Say whether the database stands at all heads and nowhere else."""
+    return bool(graph.current) and not pending(graph) and not graph.unknown
+
+
+def states(graph: RevisionGraph) -> dict[str, str]:
+    """Return ``applied``, ``current`` or ``pending`` for each revision, in upgrade order."""
+    done = applied(graph)
+    return {
+        r.revision: "current"
+        if r.revision in graph.current
+        else ("applied" if r.revision in done else "pending")
+        for r in graph.revisions
+    }
+
+
+def lanes(graph: RevisionGraph) -> dict[str, int]:
+    """Return the column in which each revision is drawn, counted from 0.
+
+    A revision takes over the column of its first parent; further children of a parent open new
+    columns, and a merge frees those of its other parents.
+    """
+    columns: dict[str, int] = {}
+    tips: dict[int, str] = {}
+    for item in graph.revisions:
+        free = [c for c, tip in sorted(tips.items()) if tip in item.down_revisions]
+        column = free[0] if free else next(c for c in range(len(tips) + 1) if c not in tips)
+        for merged in free[1:]:
+            del tips[merged]
+        columns[item.revision] = column
+        tips[column] = item.revision
+    return columns
+
+
+def check_target(target: str, graph: RevisionGraph, *, direction: str) -> None:
+    """Refuse a target that cannot be meant, before Alembic is asked.
+
+    Args:
+        target: ``head``, ``heads``, ``base``, ``+N``, ``-N``, a revision id or a prefix of one,
+            ``branch@head``, or a revision followed by ``+N`` or ``-N``.
+        direction: ``upgrade`` or ``downgrade``.
+
+    Raises:
+        SettingsError: it has none of these forms, matches no revision or several, or points the
+            other way.
+    """
+    wrong_way = {
+        "upgrade": target == "base" or target.startswith("-"),
+        "downgrade": target in {"head", "heads"} or target.startswith("+"),
+    }[direction]
+    if wrong_way:
+        other = {"upgrade": "rollback", "downgrade": "upgrade"}[direction]
+        raise SettingsError(
+            f"target={target!r} is no {direction}.", remedy=f"That is what `{other}` is for."
+        )
+    if not target or not _FORM.match(target):
+        raise SettingsError(f"target={target!r} is not a revision.", remedy=_what_exists(graph))
+    name = re.sub(r"(?<=[\w.@])[+-]\d+$|^[+-]\d+$", "", target.rpartition("@")[2])
+    label = target.rpartition("@")[0]
+    ids = [r.revision for r in graph.revisions]
+    labels = {label for r in graph.revisions for label in r.branch_labels}
+    if label and label not in labels and label not in ids:
+        raise SettingsError(f"There is no branch {label!r}.", remedy=_what_exists(graph))
+    if not name or name in SYMBOLS or name in ids or name in labels:
+        return
+    matches = [revision for revision in ids if revision.startswith(name)]
+    if len(matches) != 1:
+        problem = "matches several revisions" if matches else "matches no revision"
+        raise SettingsError(f"target={target!r} {problem}.", remedy=_what_exists(graph))
+
+
+def _what_exists(graph: RevisionGraph) -> str:
+    shown = [r.revision for r in graph.revisions][-12:]
+    more = "... " if len(graph.revisions) > len(shown) else ""
+    return f"Write -r target with head, heads, base, +1, -1 or one of: {more}{', '.join(shown)}."
+
+
+def direction_of(target: str, graph: RevisionGraph) -> str:
+    """Return ``downgrade`` if a target lies behind the database, else ``upgrade``."""
+    if target == "base" or target.startswith("-"):
+        return "downgrade"
+    ids = [r.revision for r in graph.revisions]
+    matches = [target] if target in ids else [i for i in ids if i.startswith(target)]
+    behind = applied(graph) - set(graph.current)
+    return "downgrade" if len(matches) == 1 and matches[0] in behind else "upgrade"

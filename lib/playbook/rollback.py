@@ -1,0 +1,305 @@
+"""The runbook `rollback`: what is lost, salvage, downgrade, verify. Layer 5; writes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from playbook import archive, salvage
+from playbook.apply import Limits, apply_plan
+from playbook.database import advisory_lock
+from playbook.errors import GuardRefused, MigrationFailed, PlaybookError
+from playbook.journal import Run, known_receipts
+from playbook.parameters import Common, one_of
+from playbook.plan import build_plan
+from playbook.preflight import Question, check
+from playbook.present import note, progress
+from playbook.records import (
+    Applied,
+    BackupManifest,
+    Banner,
+    Checks,
+    Comparison,
+    DataChecks,
+    Integrity,
+    Loss,
+    Note,
+    Outcome,
+    Plan,
+    RevisionGraph,
+    Salvage,
+    Snapshot,
+    StepResult,
+)
+from playbook.revisions import join
+from playbook.snapshot import write_snapshot
+from playbook.verification import compare, find_integrity, run_checks
+
+__all__ = [
+    "Parameters",
+    "check_data",
+    "check_preflight",
+    "check_schema",
+    "compare_data",
+    "conclude",
+    "find_loss",
+    "open_run",
+    "plan_rollback",
+    "read_revisions",
+    "run_rollback",
+    "show_target",
+    "take_backup",
+    "take_before_snapshot",
+    "write_salvage",
+]
+
+BACKUPS = "backups"
+LIMITS = Limits(lock_timeout_s=2.0, give_up_after_s=300.0)
+"""As the defaults of `upgrade`."""
+
+
+@dataclass(frozen=True)
+class Parameters(Common):
+    """The parameters of `rollback`."""
+
+    target: str = "-1"
+    confirm: str = ""
+    backup: str = "auto"
+    dry_run: bool = False
+
+
+def open_run(namespace: Mapping[str, Any]) -> Run[Parameters]:
+    """Check the parameters and connect; raises as `playbook.journal.Run.open` does."""
+    run = Run.open("rollback", Parameters, namespace)
+    with run.closing_on_error():
+        one_of("backup", run.parameters.backup, ("auto", "always", "never"))
+    return run
+
+
+def show_target(run: Run[Parameters]) -> Banner:
+    """Return which database this is and what will be written to it."""
+    if run.parameters.dry_run:
+        return run.banner("nothing (dry run)")
+    return run.banner("what the downgrades undo, and a row in playbook.history")
+
+
+def read_revisions(run: Run[Parameters]) -> RevisionGraph:
+    """Return all revisions, and which of them the database is at."""
+    return run.graph
+
+
+def plan_rollback(run: Run[Parameters]) -> Plan:
+    """Return the revisions that will be undone, with their SQL.
+
+    Raises:
+        SettingsError: the target cannot be resolved, or a revision has no downgrade.
+    """
+    plan = build_plan(
+        run.target, run.alembic, run.graph, direction="downgrade", to=run.parameters.target
+    )
+    return run.keep("plan", plan)
+
+
+def check_preflight(run: Run[Parameters]) -> Checks:
+    """Return what is in the way of this plan.
+
+    Raises:
+        GuardRefused: a finding says STOP, or a protected target lacks its confirmation.
+    """
+    plan = run.require("plan", Plan)
+    with run.recording_refusal():
+        _check_confirmed(run)
+        question = Question(
+            graph=run.graph,
+            tables=plan.tables,
+            receipts=known_receipts(run.target, run.server, run.parameters.output_dir),
+            backup_folder=archive.backup_folder(run.target, BACKUPS),
+        )
+        return run.keep("preflight", run.must_pass(check(run.target, run.server, question)))
+
+
+def _check_confirmed(run: Run[Parameters]) -> None:
+    if run.target.protected and not run.parameters.dry_run:
+        run.must_be_confirmed(run.parameters.confirm)
+        if run.parameters.backup == "never":
+            raise GuardRefused(
+                f"{run.target.name!r} is protected, so a rollback needs a fresh backup.",
+                remedy="Leave out -r backup never.",
+            )
+
+
+def find_loss(run: Run[Parameters]) -> Loss:
+    """Return every table and column that the plan drops, with the rows in it now."""
+    plan = run.require("plan", Plan)
+    return run.keep("loss", salvage.find_loss(run.target, plan, version_table=run.version_table))
+
+
+def write_salvage(run: Run[Parameters]) -> Salvage | Note:
+    """Write what is lost to files in the run's folder.
+
+    Raises:
+        BackupFailed: it could not be written; nothing was destroyed.
+    """
+    run.require("preflight", Checks)
+    loss = run.require("loss", Loss)
+    if not _will_write(run) or not any(item.rows for item in loss.items):
+        return run.keep("salvage", Note("There is nothing to salvage."))
+    with run.recording_failure():
+        files = salvage.write_salvage(run.target, loss, run.begin() / "salvage")
+    run.note("salvage written", salvage=[file.path.name for file in files.files])
+    return run.keep("salvage", files)
+
+
+def _will_write(run: Run[Parameters]) -> bool:
+    return not run.parameters.dry_run and not run.require("plan", Plan).is_empty
+
+
+def take_backup(run: Run[Parameters]) -> BackupManifest | Note:
+    """Take a backup that is proven to be readable, or say why none is needed.
+
+    ``auto`` takes one on a protected target and wherever the rollback destroys rows.
+    """
+    run.require("salvage", object)
+    asked = run.parameters.backup
+    lossy = any(item.rows for item in run.require("loss", Loss).items)
+    wanted = asked == "always" or (asked == "auto" and (lossy or run.target.protected))
+    if not _will_write(run) or not wanted:
+        return run.keep(
+            "backup",
+            Note(
+                "No backup was taken: nothing that holds rows is undone."
+                if asked == "auto"
+                else f"No backup: backup={asked}."
+            ),
+        )
+    run.note("backup begins")
+    with run.recording_failure():
+        manifest = archive.take_backup(
+            run.target,
+            run.server,
+            run.graph.current,
+            directory=BACKUPS,
+            on_progress=lambda tables, size: progress(f"{tables} tables begun, {size:,} bytes"),
+        )
+    run.note("backup complete", backup=str(manifest.directory))
+    return run.keep("backup", manifest)
+
+
+def take_before_snapshot(run: Run[Parameters]) -> Snapshot | Note:
+    """Count and fingerprint every table, for the comparison afterwards."""
+    if not _will_write(run):
+        return Note("No snapshot was taken, as nothing will be changed.")
+    with run.recording_failure():
+        snapshot = run.snapshot()
+        write_snapshot(snapshot, run.begin() / "snapshot-before.json")
+    return run.keep("before", snapshot)
+
+
+def run_rollback(run: Run[Parameters]) -> Applied | Note:
+    """Undo the plan's revisions, one by one, each in its own transaction.
+
+    **Effects**: the downgrades'; a row in ``playbook.history``; the receipt. Holds the
+    playbook's advisory lock meanwhile. After a failure the database stays at the last revision
+    that was undone.
+
+    Raises:
+        GuardRefused: an earlier step is missing, or the database moved.
+        MigrationFailed: a downgrade failed; the sentence says where the database is now.
+    """
+    plan = run.require("plan", Plan)
+    for step, kind in (("preflight", Checks), ("loss", Loss)):
+        run.require(step, kind)
+    for step in ("salvage", "backup"):
+        run.require(step, object)
+    if not _will_write(run):
+        reason = "this is a dry run" if run.parameters.dry_run else "the database is already there"
+        return run.keep("applied", Note(f"Nothing was run: {reason}."))
+    run.require("before", Snapshot)
+    with run.recording_refusal():
+        _check_confirmed(run)
+    with run.recording_failure(), advisory_lock(run.target):
+        run.same_place()
+        (run.directory / "rollback.sql").write_text(plan.sql, "utf-8")
+        files = [(step.revision, step.sha256) for step in plan.steps]
+        run.note("rollback begins", plan_sha256=plan.sha256, revision_files=files)
+        run.write_history()
+        return run.keep("applied", _apply(run, plan))
+
+
+def _apply(run: Run[Parameters], plan: Plan) -> Applied:
+    done: list[StepResult] = []
+
+    def on_step(result: StepResult, reached: tuple[str, ...]) -> None:
+        done.append(result)
+        note(f"{result.revision} undone")
+        run.note(f"{result.revision} undone", steps=list(done), to_revisions=list(reached))
+
+    try:
+        return apply_plan(
+            run.target, run.server, run.alembic, plan, LIMITS, on_progress=progress, on_step=on_step
+        )
+    except (PlaybookError, KeyboardInterrupt) as error:
+        reached = run.alembic.current()
+        failed = plan.steps[min(len(done), len(plan.steps) - 1)].revision
+        run.note(f"{failed} failed", to_revisions=list(reached))
+        told = str(error) if isinstance(error, PlaybookError) else "it was interrupted."
+        raise MigrationFailed(
+            f"The downgrade of {failed} failed: {told}",
+            state=f"The database is at {join(reached)}; nothing that was salvaged is lost.",
+            remedy="Mend the cause and run `rollback` again, or go forward with `upgrade`.",
+            revision=failed,
+            statement=getattr(error, "statement", ""),
+            sqlstate=getattr(error, "sqlstate", ""),
+            current=reached,
+        ) from error
+
+
+def compare_data(run: Run[Parameters]) -> Comparison | Note:
+    """Return how each table and column differs from before the rollback."""
+    applied = run.require("applied", object)
+    if isinstance(applied, Note):
+        return run.keep("comparison", Note("Nothing was changed, so there is nothing to compare."))
+    with run.recording_failure():
+        run.refresh()
+        after = run.snapshot()
+        write_snapshot(after, run.directory / "snapshot-after.json")
+    before = run.require("before", Snapshot)
+    names = ("before the rollback", "after it")
+    return run.keep("comparison", compare(before, after, names=names))
+
+
+def check_data(run: Run[Parameters]) -> DataChecks:
+    """Run the data checks of the revisions that are still applied; they inform, only."""
+    run.require("comparison", object)
+    return run.keep("data", run_checks(run.target, run.graph))
+
+
+def check_schema(run: Run[Parameters]) -> Integrity:
+    """Return constraints that were never validated and indexes that are not valid."""
+    run.require("comparison", object)
+    return run.keep("integrity", find_integrity(run.target))
+
+
+def conclude(run: Run[Parameters]) -> Outcome:
+    """Write the outcome to the receipt and the history, and return it."""
+    applied = run.require("applied", object)
+    data = run.require("data", DataChecks)
+    run.require("integrity", Integrity)
+    if isinstance(applied, Note):
+        return run.outcome("succeeded", applied.text, unchanged=("everything",))
+    applied = run.require("applied", Applied)
+    start, end = join(applied.from_revisions), join(applied.to_revisions)
+    message = f"{run.server.database} was rolled back from {start} to {end}."
+    run.finish("succeeded", message)
+    saved = run.require("salvage", object)
+    files = tuple(file.path for file in saved.files) if isinstance(saved, Salvage) else ()
+    looks = tuple(f"Data check {c.name} finds {c.failing_rows} rows." for c in data.failed)
+    return run.outcome(
+        "succeeded",
+        message,
+        changed=tuple(f"{step.revision} undone" for step in applied.steps),
+        unchanged=("every table and column that the comparison calls intact",),
+        next_steps=(*looks, f"`upgrade` with -r target {start} goes forward again."),
+        files=files,
+    )

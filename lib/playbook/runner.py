@@ -1,0 +1,477 @@
+"""Runs a project's Alembic in a process of its own; started by `playbook.migrate`, as a file.
+
+Needs only Alembic and SQLAlchemy, so that the project's own interpreter can run it, and imports
+nothing of the playbook. One JSON request a line arrives on standard input, JSON events leave on a
+private copy of standard output (what env.py or a revision prints goes to standard error). When
+standard input closes, the parent is gone: the process ends at once, and PostgreSQL rolls back.
+
+The project's env.py is run as it is. What the playbook must know of its sessions it learns from
+SQLAlchemy's engine events: it sets each session up, checks that it is on the expected database,
+sees every statement, and reads the locks just before each commit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import queue
+import re
+import sys
+import threading
+import time
+
+import alembic
+import sqlalchemy
+from alembic import autogenerate, util
+from alembic.config import Config
+from alembic.runtime.environment import EnvironmentContext
+from alembic.runtime.migration import MigrationStep
+from alembic.script import ScriptDirectory
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
+from sqlalchemy.pool import Pool
+
+IDENTITY = (
+    "SELECT (pg_control_system()).system_identifier::text, d.oid::bigint, "
+    "current_database()::text, pg_backend_pid() "
+    "FROM pg_database AS d WHERE d.datname = current_database()"
+)
+TABLES = (
+    "SELECT c.oid::bigint, n.nspname || '.' || c.relname, coalesce(pg_relation_filenode(c.oid), 0) "
+    "FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace "
+    "WHERE c.relkind IN ('r', 'p', 'm') AND n.nspname !~ '^pg_' "
+    "AND n.nspname <> 'information_schema'"
+)
+LOCKS = (
+    "SELECT relation::bigint, mode FROM pg_locks "
+    "WHERE pid = pg_backend_pid() AND locktype = 'relation' AND granted"
+)
+CONCURRENTLY = re.compile(r"\bCONCURRENTLY\b", re.IGNORECASE)
+LOCK_MODES = (
+    "AccessShareLock",
+    "RowShareLock",
+    "RowExclusiveLock",
+    "ShareUpdateExclusiveLock",
+    "ShareLock",
+    "ShareRowExclusiveLock",
+    "ExclusiveLock",
+    "AccessExclusiveLock",
+)
+
+
+class WrongDatabaseError(Exception):
+    """env.py connected to another database than the one the playbook expects."""
+
+
+class WrongRevisionError(Exception):
+    """The version table does not hold what the plan starts from."""
+
+
+class Observer:
+    """What happens on the sessions that env.py opens, during one request."""
+
+    def __init__(self, emit, expected, session):
+        self.emit = emit
+        self.expected = expected
+        self.session = dict(session)
+        self.identity = None
+        self.tables = {}
+        self.locks = {}
+        self.rewritten = set()
+        self.statements = 0
+        self.outside_transaction = False
+        self.last_statement = ""
+        self.record = False
+        self.recording = False
+
+    def listen(self):
+        """Hook every pool and engine of this process, whoever creates them."""
+        event.listen(Pool, "checkout", self.on_checkout)
+        event.listen(Engine, "before_cursor_execute", self.on_statement)
+        event.listen(Engine, "after_cursor_execute", self.on_statement_done)
+        event.listen(Engine, "commit", self.on_commit)
+
+    def reset(self, session, record=False):
+        """Forget the last request; use these session settings from now on."""
+        self.session.update(session)
+        self.identity, self.tables, self.locks, self.rewritten = None, {}, {}, set()
+        self.statements, self.outside_transaction, self.last_statement = 0, False, ""
+        self.record, self.recording = record, False
+
+    def on_checkout(self, dbapi_connection, record, proxy):
+        """Check where the session is, then set it up; nothing was written before."""
+        identifier, oid, name, pid = query(dbapi_connection, IDENTITY)[0]
+        self.identity = {"system_identifier": identifier, "database_oid": int(oid), "name": name}
+        if self.expected and (
+            identifier != self.expected["system_identifier"]
+            or int(oid) != self.expected["database_oid"]
+        ):
+            dbapi_connection.rollback()
+            raise WrongDatabaseError(name)
+        for setting, value in self.session.items():
+            set_setting(dbapi_connection, setting, value)
+        self.tables = {
+            int(row[0]): (row[1], int(row[2])) for row in query(dbapi_connection, TABLES)
+        }
+        dbapi_connection.commit()
+        self.emit({"event": "session", "pid": int(pid)})
+
+    def on_statement(self, connection, cursor, statement, parameters, context, executemany):
+        """Report a statement before it runs; give CONCURRENTLY its own lock_timeout."""
+        self.statements += 1
+        self.last_statement = statement
+        raw = connection.connection
+        if getattr(getattr(raw, "dbapi_connection", raw), "autocommit", False):
+            self.outside_transaction = True
+            if CONCURRENTLY.search(statement) and "concurrently_timeout" in self.session:
+                set_setting(raw, "lock_timeout", self.session["concurrently_timeout"])
+        text = statement
+        if self.recording and parameters and hasattr(cursor, "mogrify"):
+            text = cursor.mogrify(statement, parameters)
+            text = text.decode() if isinstance(text, bytes) else text
+        shown = text if self.record else text[:400]
+        self.emit(
+            {
+                "event": "statement",
+                "sql": shown,
+                "step": self.recording,
+                "autocommit": self.outside_transaction,
+            }
+        )
+
+    def on_statement_done(self, connection, cursor, statement, parameters, context, executemany):
+        """Go back to the short lock_timeout after a CONCURRENTLY statement."""
+        raw = connection.connection
+        if self.outside_transaction and CONCURRENTLY.search(statement):
+            set_setting(raw, "lock_timeout", self.session.get("lock_timeout", "0"))
+
+    def on_commit(self, connection):
+        """Read the locks that the transaction holds and the tables that it rewrote."""
+        raw = connection.connection
+        for oid, mode in query(raw, LOCKS):
+            name = self.tables.get(int(oid), ("", 0))[0]
+            if name and LOCK_MODES.index(mode) > LOCK_MODES.index(self.locks.get(name, mode)):
+                self.locks[name] = mode
+            elif name:
+                self.locks.setdefault(name, mode)
+        after = {int(row[0]): (row[1], int(row[2])) for row in query(raw, TABLES)}
+        for oid, (name, filenode) in self.tables.items():
+            if oid in after and after[oid][1] != filenode:
+                self.rewritten.add(name)
+
+    def summary(self):
+        """Return what was seen since the last reset."""
+        return {
+            "statements": self.statements,
+            "locks": sorted(self.locks.items()),
+            "rewritten": sorted(self.rewritten),
+            "transactional": not self.outside_transaction,
+        }
+
+
+def query(dbapi_connection, sql):
+    """Return the rows of a parameterless query on a raw connection."""
+    cursor = dbapi_connection.cursor()
+    try:
+        cursor.execute(sql)
+        return cursor.fetchall()
+    finally:
+        cursor.close()
+
+
+def set_setting(dbapi_connection, setting, value):
+    """Set one session setting, unless this server does not have it."""
+    if setting == "concurrently_timeout":
+        return
+    name, text = (str(part).replace("'", "''") for part in (setting, value))
+    query(
+        dbapi_connection,
+        "SELECT set_config(name, '%s', false) FROM pg_settings WHERE name = '%s'" % (text, name),
+    )
+
+
+class Runner:
+    """One project's Alembic; a method a request."""
+
+    def __init__(self, emit, request):
+        self.emit = emit
+        self.observer = Observer(emit, request.get("expected"), request.get("session", {}))
+        self.observer.listen()
+        self.buffer = io.StringIO()
+        self.config = Config(request["alembic_ini"], output_buffer=self.buffer)
+        if request.get("url"):
+            self.config.set_main_option("sqlalchemy.url", request["url"].replace("%", "%%"))
+        os.chdir(os.path.dirname(os.path.abspath(request["alembic_ini"])))
+        self.script = ScriptDirectory.from_config(self.config)
+
+    def run_env(self, function, **options):
+        """Run the project's env.py with a function that Alembic calls with the current heads."""
+        seen = []
+
+        def call(heads, context):
+            seen.append(True)
+            return function(tuple(heads), context)
+
+        with EnvironmentContext(self.config, self.script, fn=call, **options):
+            self.script.run_env()
+        if not seen:
+            raise util.CommandError("env.py returned without running any migration context")
+
+    def graph(self, request):
+        """Return all revisions, in upgrade order, and the heads."""
+        revisions = [describe(script) for script in self.script.walk_revisions()]
+        return {
+            "revisions": revisions[::-1],
+            "heads": list(self.script.get_heads()),
+            "directory": self.script.dir,
+        }
+
+    def current(self, request):
+        """Return what the version table holds; creates nothing."""
+        found = {}
+
+        def look(heads, context):
+            found.update(
+                current=list(heads),
+                version_table=context.version_table,
+                version_table_schema=context.version_table_schema or "",
+            )
+            return []
+
+        self.observer.reset({"default_transaction_read_only": "on"})
+        self.run_env(look, dont_mutate=True)
+        return found
+
+    def plan(self, request):
+        """Return the steps from the current revisions to a target, in the order they run."""
+        heads = tuple(request["current"])
+        return [self.step_record(step) for step in self.steps(request, heads)]
+
+    def steps(self, request, heads):
+        """Return Alembic's own steps for a plan request."""
+        if request["direction"] == "upgrade":
+            return self.script._upgrade_revs(request["target"], heads)
+        lacking = [s for s in self.downgrade_scripts(request["target"], heads) if not downgrades(s)]
+        if lacking:
+            raise util.CommandError("Revision %s has no downgrade function" % lacking[0].revision)
+        return self.script._downgrade_revs(request["target"], heads)
+
+    def downgrade_scripts(self, target, heads):
+        """Return the revision files that a downgrade passes."""
+        with self.script._catch_revision_errors(
+            ancestor="Destination %(end)s is not a valid downgrade target from current head(s)",
+            end=target,
+        ):
+            return list(self.script.iterate_revisions(heads, target, select_for_downgrade=True))
+
+    def step_record(self, step):
+        """Return what the playbook shows of a step."""
+        script = step.revision
+        return {
+            "revision": script.revision,
+            "from": list(step.from_revisions),
+            "to": list(step.to_revisions),
+            "message": script.doc or "",
+            "path": script.path,
+            "sha256": sha256(script.path),
+        }
+
+    def sql(self, request):
+        """Return the SQL of each step, by Alembic's offline mode, without connecting."""
+        pieces = []
+
+        def render(heads, context):
+            for step in self.steps(request, tuple(request["current"])):
+                start = self.buffer.tell()
+                yield step
+                pieces.append(self.buffer.getvalue()[start:])
+
+        self.buffer.seek(0)
+        self.buffer.truncate()
+        self.run_env(
+            render, as_sql=True, starting_rev=request["current"] or None, destination_rev=None
+        )
+        return pieces
+
+    def run(self, request):
+        """Apply or undo one revision; the version table must be where the plan has it."""
+        result = {}
+
+        def one_step(heads, context):
+            if sorted(heads) != sorted(request["expected_current"]):
+                raise WrongRevisionError(", ".join(heads) or "base")
+            script = self.script.get_revision(request["revision"])
+            make = (
+                MigrationStep.upgrade_from_script
+                if request["direction"] == "upgrade"
+                else MigrationStep.downgrade_from_script
+            )
+            self.observer.recording = True
+            started = time.monotonic()
+            yield make(self.script.revision_map, script)
+            result["duration_s"] = time.monotonic() - started
+            self.observer.recording = False
+
+        self.observer.reset(
+            dict(request["session"], default_transaction_read_only="off"),
+            record=request.get("record", False),
+        )
+        started = time.monotonic()
+        self.run_env(one_step)
+        result["duration_s"] = time.monotonic() - started
+        return dict(result, **self.observer.summary())
+
+    def stamp(self, request):
+        """Set the version table to some revisions without running anything."""
+
+        def mark(heads, context):
+            return self.script._stamp_revs(tuple(request["revisions"]), heads)
+
+        self.observer.reset(dict(request["session"], default_transaction_read_only="off"))
+        self.run_env(mark)
+        return {}
+
+    def drift(self, request):
+        """Return, in words, how the models differ from the database; the file system is not used."""
+        arguments = {
+            "message": None,
+            "autogenerate": True,
+            "sql": False,
+            "head": "head",
+            "splice": False,
+            "branch_label": None,
+            "version_path": None,
+            "rev_id": None,
+            "depends_on": None,
+        }
+        context = autogenerate.RevisionContext(self.config, self.script, arguments)
+
+        def compare(heads, migration_context):
+            context.run_autogenerate(heads, migration_context)
+            return []
+
+        self.observer.reset({"default_transaction_read_only": "on"})
+        self.run_env(
+            compare,
+            dont_mutate=True,
+            template_args=context.template_args,
+            revision_context=context,
+        )
+        operations = context.generated_revisions[-1].upgrade_ops_list
+        return [line for ops in operations for line in flatten(ops.as_diffs())]
+
+
+def describe(script):
+    """Return what the playbook keeps of a revision file."""
+    return {
+        "revision": script.revision,
+        "down_revisions": list(util.to_tuple(script.down_revision, default=())),
+        "depends_on": list(util.to_tuple(script.dependencies, default=())),
+        "branch_labels": sorted(script.branch_labels or ()),
+        "message": script.doc or "",
+        "path": script.path,
+        "sha256": sha256(script.path),
+        "is_head": script.is_head,
+        "is_base": script.is_base,
+        "is_branch_point": script.is_branch_point,
+        "is_merge_point": script.is_merge_point,
+    }
+
+
+def sha256(path):
+    """Return the SHA-256 of a file's bytes, hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.sha256(file.read()).hexdigest()
+
+
+def downgrades(script):
+    """Say whether a revision file has a downgrade function."""
+    return callable(getattr(script.module, "downgrade", None))
+
+
+def flatten(differences):
+    """Return one line for each difference that autogenerate found."""
+    lines = []
+    for item in differences:
+        if isinstance(item, list):
+            lines.extend(flatten(item))
+        else:
+            lines.append(" ".join([item[0].replace("_", " ")] + [name(p) for p in item[1:] if p]))
+    return lines
+
+
+def name(part):
+    """Return a short text for an object in one of autogenerate's tuples."""
+    table = getattr(part, "table", None)
+    own = getattr(part, "name", None)
+    if own and getattr(table, "name", None):
+        return "%s.%s" % (table.name, own)
+    return str(own if own else part)
+
+
+def error_event(error, observer):
+    """Return the event for an exception: its class, text, SQLSTATE and the statement."""
+    original = getattr(error, "orig", None)
+    sqlstate = ""
+    for candidate in (original, getattr(original, "__cause__", None), error):
+        sqlstate = (
+            sqlstate
+            or getattr(candidate, "pgcode", None)
+            or getattr(candidate, "sqlstate", None)
+            or ""
+        )
+    message = getattr(getattr(original, "diag", None), "message_primary", None)
+    return dict(
+        observer.summary() if observer else {},
+        event="error",
+        kind=type(error).__name__,
+        alembic=isinstance(error, util.CommandError),
+        message=str(message or original or error).strip(),
+        sqlstate=str(sqlstate),
+        statement=observer.last_statement if observer and original else "",
+    )
+
+
+def read_requests(stream, requests):
+    """Put requests on the queue; end the process when the parent has closed the pipe."""
+    for line in stream:
+        requests.put(json.loads(line))
+    os._exit(1)
+
+
+def serve(requests, emit):
+    """Answer requests until the process is ended."""
+    runner = None
+    while True:
+        request = requests.get()
+        try:
+            if request["command"] == "open":
+                runner = Runner(emit, request)
+                result = {"alembic": alembic.__version__, "sqlalchemy": sqlalchemy.__version__}
+            else:
+                result = getattr(runner, request["command"])(request)
+        except (Exception, SystemExit) as error:  # reported, whatever a project's env.py raises
+            emit(error_event(error, runner and runner.observer))
+        else:
+            identity = runner.observer.identity
+            emit({"event": "result", "result": result, "identity": identity})
+
+
+def main():
+    """Talk JSON on the pipes that the parent holds."""
+    events = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    os.dup2(2, 1)
+    requests = queue.Queue()
+
+    def emit(record):
+        events.write(json.dumps(record) + "\n")
+        events.flush()
+
+    threading.Thread(target=read_requests, args=(sys.stdin, requests), daemon=True).start()
+    serve(requests, emit)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,317 @@
+"""From a runbook's parameter ``database`` to a validated target. Layer 1: errors and records only.
+
+The only module that sees passwords as text. No connection is opened here; what leaves is either
+redacted (`Target.label`), password-free (`Target.sqlalchemy_url`) or meant for a child process's
+environment (`Target.libpq_environment`).
+"""
+
+from __future__ import annotations
+
+import configparser
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from urllib.parse import quote, urlencode
+
+import psycopg2
+from psycopg2.extensions import parse_dsn
+
+from playbook.errors import SettingsError
+
+__all__ = [
+    "PROJECT_INI",
+    "Target",
+    "load_target",
+    "parse_duration_s",
+    "read_section",
+    "redact",
+    "target_names",
+]
+
+PROJECT_INI = Path(__file__).resolve().parents[2] / "alembic.ini"
+"""The alembic.ini beside this checkout's ``lib/``; what ``alembic_ini=""`` means."""
+
+SECTION = "playbook"
+SANDBOX = "sandbox"
+KNOWN_OPTIONS = frozenset({"url", "protected", "lock_timeout", "python", "seed"})
+
+VARIABLES = {
+    "host": "PGHOST",
+    "hostaddr": "PGHOSTADDR",
+    "port": "PGPORT",
+    "user": "PGUSER",
+    "dbname": "PGDATABASE",
+    "service": "PGSERVICE",
+    "passfile": "PGPASSFILE",
+    "options": "PGOPTIONS",
+    "sslmode": "PGSSLMODE",
+    "sslcert": "PGSSLCERT",
+    "sslkey": "PGSSLKEY",
+    "sslrootcert": "PGSSLROOTCERT",
+    "target_session_attrs": "PGTARGETSESSIONATTRS",
+}
+"""libpq's environment variable for each keyword.
+
+Source: PostgreSQL's documentation, "Environment Variables" of libpq.
+"""
+
+_URL_SCHEME = re.compile(r"^postgres(?:ql)?(?:\+\w+)?://")
+_SECRET_KEYS = ("password", "sslpassword")
+_SECRETS = (
+    (re.compile(r"(://[^/\s@:]*):[^/\s]*@"), r"\1:***@"),
+    (re.compile(r"((?:ssl)?password\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s&]+)", re.IGNORECASE), r"\1***"),
+)
+_DURATION = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(ms|s|min|h)\s*$")
+_UNIT_S = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
+
+
+@dataclass(frozen=True)
+class Target:
+    """A database that a runbook is pointed at; not yet a connection.
+
+    ``conninfo`` holds libpq's keywords (``host``, ``dbname``, ``service``...), the password
+    among them where the environment gave one: it is left out of the repr on purpose.
+    """
+
+    name: str
+    """The section's name, or the parameter with its secrets masked."""
+    kind: str
+    """``sandbox``, ``service`` or ``url``."""
+    alembic_ini: Path
+    conninfo: Mapping[str, str] = field(repr=False)
+    protected: bool = False
+    lock_timeout: str = "2s"
+    python: str = ""
+    """The interpreter that runs the project's migrations; "" is the playbook's own."""
+    seed: str = ""
+    """The module (run by ``python -m``) that fills a new sandbox database; "" leaves it empty."""
+
+    @property
+    def project(self) -> Path:
+        """The folder of alembic.ini: where ``runs/`` and ``backups/`` are."""
+        return self.alembic_ini.parent
+
+    @property
+    def database(self) -> str:
+        """The database's name as configured; "" where libpq's service file decides."""
+        return self.conninfo.get("dbname", "")
+
+    @property
+    def label(self) -> str:
+        """A short text for banners and messages, never with a password."""
+        if self.kind == SANDBOX:
+            return f"{SANDBOX} database {self.database!r}"
+        if self.kind == "service":
+            return f"service {self.conninfo['service']!r}"
+        host = self.conninfo.get("host", "local socket")
+        return f"database {self.database!r} on {host}:{self.conninfo.get('port', '5432')}"
+
+    def with_conninfo(self, **keywords: str) -> Target:
+        """Return the same target with some of libpq's keywords replaced."""
+        return replace(self, conninfo=MappingProxyType({**self.conninfo, **keywords}))
+
+    def sqlalchemy_url(self, driver: str = "psycopg2") -> str:
+        """Return a SQLAlchemy URL without the password (see `libpq_environment`)."""
+        rest = {k: v for k, v in self.conninfo.items() if k not in _SECRET_KEYS}
+        user, host = rest.pop("user", ""), rest.pop("host", "")
+        port, dbname = rest.pop("port", ""), rest.pop("dbname", "")
+        if port and "," in host and "," not in port:  # libpq lets many hosts share one port
+            port = ",".join([port] * len(host.split(",")))
+        authority = f"{quote(user, safe='')}@" if user else ""
+        if host and re.fullmatch(r"[\w.-]+", host):
+            authority += host + (f":{port}" if port else "")
+        else:  # a socket's folder, an IPv6 address or a list of hosts
+            rest |= {k: v for k, v in (("host", host), ("port", port)) if v}
+        query = f"?{urlencode(rest)}" if rest else ""
+        return f"postgresql+{driver}://{authority}/{quote(dbname, safe='')}{query}"
+
+    def libpq_variables(self) -> dict[str, str]:
+        """Return the variables by which any libpq program in a child process finds the target."""
+        found = {VARIABLES[k]: v for k, v in self.conninfo.items() if k in VARIABLES}
+        return found | self.libpq_environment()
+
+    def libpq_environment(self) -> dict[str, str]:
+        """Return the variables that give a child process the secrets (and only those)."""
+        password = self.conninfo.get("password")
+        return {"PGPASSWORD": password} if password else {}
+
+
+def redact(text: str) -> str:
+    """Return the text with the passwords of URLs and of ``password=`` masked as ``***``."""
+    for pattern, mask in _SECRETS:
+        text = pattern.sub(mask, text)
+    return text
+
+
+def parse_duration_s(text: str, *, name: str) -> float:
+    """Return a duration in seconds.
+
+    Args:
+        text: a number with PostgreSQL's unit ``ms``, ``s``, ``min`` or ``h``, such as ``2s``.
+        name: the parameter it came from, for the message.
+
+    Raises:
+        SettingsError: it is not such a text, or zero (PostgreSQL takes 0 as "no limit").
+    """
+    match = _DURATION.match(text)
+    if not match or not float(match[1]):
+        raise SettingsError(
+            f"{name}={text!r} is not a duration above zero.",
+            remedy=f"Write a number with its unit, such as -r {name} 500ms, 2s or 5min.",
+        )
+    return float(match[1]) * _UNIT_S[match[2]]
+
+
+def target_names(alembic_ini: Path = PROJECT_INI) -> list[str]:
+    """Return the names of the targets that alembic.ini has, sorted.
+
+    Raises:
+        SettingsError: the file does not exist or cannot be read.
+    """
+    parser = _read_ini(alembic_ini)
+    prefix = f"{SECTION}:"
+    return sorted(
+        section.removeprefix(prefix) for section in parser.sections() if section.startswith(prefix)
+    )
+
+
+def read_section(alembic_ini: Path, name: str = "") -> dict[str, str]:
+    """Return the options of ``[playbook]`` overlaid by those of ``[playbook:NAME]``.
+
+    Raises:
+        SettingsError: the file cannot be read, or an option is not one of the playbook's.
+    """
+    parser = _read_ini(alembic_ini)
+    options: dict[str, str] = {}
+    for section in (SECTION, f"{SECTION}:{name}"):
+        if parser.has_section(section):
+            options |= dict(parser.items(section))
+    unknown = sorted(set(options) - KNOWN_OPTIONS)
+    if unknown:
+        raise SettingsError(
+            f"{alembic_ini.name} has an option {unknown[0]!r} that the playbook does not know.",
+            remedy=f"Its sections take {', '.join(sorted(KNOWN_OPTIONS))}.",
+        )
+    here = str(alembic_ini.parent)
+    return {key: value.replace("%(here)s", here) for key, value in options.items()}
+
+
+def load_target(database: str = SANDBOX, alembic_ini: str | Path = "") -> Target:
+    """Return the target that a runbook's parameter ``database`` means.
+
+    Args:
+        database: a section's name, ``env:NAME``, ``service:NAME``, ``sandbox:NAME`` or a URL
+            without a password.
+        alembic_ini: path of the project's alembic.ini; "" is the playbook's own.
+
+    Raises:
+        SettingsError: nothing of that name, a variable that is not set, a malformed URL, or a
+            URL with a password in a parameter or in alembic.ini.
+    """
+    ini = Path(alembic_ini).expanduser().resolve() if alembic_ini else PROJECT_INI
+    names = target_names(ini)
+    if not database.strip():
+        raise SettingsError(
+            "The parameter database is empty.",
+            remedy=f"Write -r database NAME with one of: {', '.join(names)}.",
+        )
+    named = database in names
+    section = SANDBOX if database.startswith(f"{SANDBOX}:") else database
+    options = read_section(ini, section if section in names else "")
+    url = options.get("url", "") if named else database
+    if named and not url:
+        raise SettingsError(
+            f"[{SECTION}:{database}] of {ini.name} has no url.",
+            remedy="Give it url = sandbox, env:NAME, service:NAME or a URL without a password.",
+        )
+    origin = f"[{SECTION}:{database}] of {ini.name}" if named else "the parameter database"
+    kind, conninfo = _read_url(url, origin=origin, names=names)
+    return Target(
+        name=database if named else redact(database),
+        kind=kind,
+        alembic_ini=ini,
+        conninfo=MappingProxyType(conninfo),
+        protected=_read_bool(options.get("protected", "false"), f"protected in {origin}"),
+        lock_timeout=options.get("lock_timeout", "2s"),
+        python=options.get("python", ""),
+        seed=options.get("seed", ""),
+    )
+
+
+def _read_ini(alembic_ini: Path) -> configparser.ConfigParser:
+    parser = configparser.ConfigParser(interpolation=None, inline_comment_prefixes=(";",))
+    try:
+        text = alembic_ini.read_text("utf-8")
+        parser.read_string(text, source=str(alembic_ini))
+    except OSError as error:
+        raise SettingsError(
+            f"There is no readable alembic.ini at {alembic_ini} ({error.strerror}).",
+            remedy="Write -r alembic_ini path/to/alembic.ini.",
+        ) from error
+    except (configparser.Error, UnicodeDecodeError) as error:
+        raise SettingsError(
+            f"{alembic_ini} cannot be read as an ini file: {redact(str(error).splitlines()[0])}.",
+            remedy="Mend the line that it names.",
+        ) from None
+    return parser
+
+
+def _read_bool(text: str, name: str) -> bool:
+    try:
+        return configparser.ConfigParser.BOOLEAN_STATES[text.strip().lower()]
+    except KeyError:
+        raise SettingsError(
+            f"{name} is {text!r}, not a truth value.", remedy="Write true or false."
+        ) from None
+
+
+def _read_url(url: str, *, origin: str, names: list[str]) -> tuple[str, dict[str, str]]:
+    """Return (kind, libpq keywords) of one of the four forms a url takes."""
+    if url == SANDBOX or url.startswith(f"{SANDBOX}:"):
+        return SANDBOX, {"dbname": url.partition(":")[2] or SANDBOX}
+    if url.startswith("service:"):
+        return "service", {"service": url.removeprefix("service:")}
+    if url.startswith("env:"):
+        variable = url.removeprefix("env:")
+        value = os.environ.get(variable, "")
+        if not value:
+            raise SettingsError(
+                f"The environment variable {variable!r}, which {origin} names, is not set.",
+                remedy=f"Set it to the database's URL: export {variable}=postgresql://...",
+            )
+        return "url", _parse_url(value, f"the environment variable {variable!r}")
+    if not _URL_SCHEME.match(url):
+        raise SettingsError(
+            f"{redact(url)!r} in {origin} names no target.",
+            remedy=f"Write -r database NAME with one of {', '.join(names)}, or env:NAME, "
+            "service:NAME, or postgresql://user@host/name.",
+        )
+    conninfo = _parse_url(url, origin)
+    if any(key in conninfo for key in _SECRET_KEYS):
+        raise SettingsError(
+            f"The URL in {origin} holds a password, and what holds it now is no secret: papermill "
+            "writes its parameters into the output notebook.",
+            remedy="Delete that file or change the password, then put the URL into an environment "
+            "variable and write -r database env:DATABASE_URL, or leave the password to ~/.pgpass.",
+        )
+    return "url", conninfo
+
+
+def _parse_url(url: str, origin: str) -> dict[str, str]:
+    """Return the libpq keywords of a URL; libpq itself reads it."""
+    if not _URL_SCHEME.match(url):
+        raise SettingsError(
+            f"{origin[0].upper()}{origin[1:]} does not hold a postgresql:// URL.",
+            remedy="It must read postgresql://user@host:port/name.",
+        )
+    try:
+        keywords: dict[str, str] = parse_dsn(_URL_SCHEME.sub("postgresql://", url))
+    except psycopg2.ProgrammingError:  # its text may quote the password
+        raise SettingsError(
+            f"The URL in {origin} is not one that libpq can read.",
+            remedy="It must read postgresql://user@host:port/name; percent-encode odd characters.",
+        ) from None
+    return keywords

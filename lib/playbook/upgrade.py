@@ -1,0 +1,436 @@
+"""The runbook `upgrade`: preflight, plan, backup, snapshot, apply, verify, receipt. Layer 5."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from playbook import archive
+from playbook.apply import Limits, apply_plan
+from playbook.database import advisory_lock, connect
+from playbook.errors import GuardRefused, MigrationFailed, PlaybookError, VerifyFailed
+from playbook.journal import Run, edited_revisions, known_receipts, read_history
+from playbook.parameters import Common, one_of
+from playbook.plan import build_plan
+from playbook.preflight import Question, check
+from playbook.present import note, progress
+from playbook.records import (
+    Applied,
+    BackupManifest,
+    Banner,
+    Checks,
+    Comparison,
+    DataChecks,
+    Drift,
+    Integrity,
+    Note,
+    Outcome,
+    Plan,
+    RevisionGraph,
+    Snapshot,
+    StepResult,
+)
+from playbook.revisions import join
+from playbook.snapshot import holds_rows, write_snapshot
+from playbook.targets import parse_duration_s
+from playbook.verification import (
+    compare,
+    find_integrity,
+    run_checks,
+)
+from playbook.verification import (
+    find_drift as compare_with_models,
+)
+
+__all__ = [
+    "Parameters",
+    "check_data",
+    "check_preflight",
+    "check_schema",
+    "compare_data",
+    "conclude",
+    "find_drift",
+    "open_run",
+    "plan_upgrade",
+    "read_revisions",
+    "run_upgrade",
+    "show_target",
+    "take_backup",
+    "take_before_snapshot",
+]
+
+BACKUPS = "backups"
+
+
+@dataclass(frozen=True)
+class Parameters(Common):
+    """The parameters of `upgrade`."""
+
+    target: str = "head"
+    backup: str = "auto"
+    confirm: str = ""
+    dry_run: bool = False
+    lock_timeout: str = "2s"
+    give_up_after: str = "5min"
+    on_failure: str = "stop"
+
+
+def open_run(namespace: Mapping[str, Any]) -> Run[Parameters]:
+    """Check the parameters and connect; raises as `playbook.journal.Run.open` does."""
+    run = Run.open("upgrade", Parameters, namespace)
+    with run.closing_on_error():
+        one_of("backup", run.parameters.backup, ("auto", "always", "never"))
+        one_of("on_failure", run.parameters.on_failure, ("stop", "rollback"))
+        _limits(run.parameters)
+    return run
+
+
+def _limits(parameters: Parameters) -> Limits:
+    return Limits(
+        parse_duration_s(parameters.lock_timeout, name="lock_timeout"),
+        parse_duration_s(parameters.give_up_after, name="give_up_after"),
+    )
+
+
+def show_target(run: Run[Parameters]) -> Banner:
+    """Return which database this is and what will be written to it."""
+    if run.parameters.dry_run:
+        return run.banner("nothing (dry run)")
+    return run.banner("the pending revisions' changes, and a row in playbook.history")
+
+
+def read_revisions(run: Run[Parameters]) -> RevisionGraph:
+    """Return all revisions, and which of them the database is at."""
+    return run.graph
+
+
+def plan_upgrade(run: Run[Parameters]) -> Plan:
+    """Return the revisions that will run, with their SQL.
+
+    Raises:
+        SettingsError: the target cannot be resolved.
+    """
+    plan = build_plan(
+        run.target, run.alembic, run.graph, direction="upgrade", to=run.parameters.target
+    )
+    return run.keep("plan", plan)
+
+
+def check_preflight(run: Run[Parameters]) -> Checks:
+    """Return what is in the way of this plan.
+
+    Raises:
+        GuardRefused: a finding says STOP, or a protected target lacks its confirmation.
+    """
+    plan = run.require("plan", Plan)
+    with run.recording_refusal():
+        _check_confirmed(run)
+        with connect(run.target, read_only=True) as connection:
+            history = read_history(connection)
+        wants_backup = _wants_backup(run)
+        question = Question(
+            graph=run.graph,
+            tables=plan.tables,
+            edited=edited_revisions(history, run.graph),
+            receipts=known_receipts(run.target, run.server, run.parameters.output_dir),
+            backup_folder=archive.backup_folder(run.target, BACKUPS) if wants_backup else None,
+        )
+        return run.keep("preflight", run.must_pass(check(run.target, run.server, question)))
+
+
+def _check_confirmed(run: Run[Parameters]) -> None:
+    if run.target.protected and not run.parameters.dry_run:
+        run.must_be_confirmed(run.parameters.confirm)
+        if run.parameters.backup == "never":
+            raise GuardRefused(
+                f"{run.target.name!r} is protected, so an upgrade needs a fresh backup.",
+                remedy="Leave out -r backup never.",
+            )
+
+
+def _wants_backup(run: Run[Parameters]) -> bool:
+    """Say whether ``backup`` asks for one: auto means on protected targets and where rows are."""
+    plan = run.require("plan", Plan)
+    if plan.is_empty or run.parameters.dry_run or run.parameters.backup == "never":
+        return False
+    if run.parameters.backup == "always" or run.target.protected:
+        return True
+    return holds_rows(run.target, except_tables=(run.version_table,))
+
+
+def take_backup(run: Run[Parameters]) -> BackupManifest | Note:
+    """Take a backup that is proven to be readable, or say why none is needed.
+
+    Raises:
+        BackupFailed: there is none now; nothing was changed.
+    """
+    run.require("preflight", Checks)
+    if not _wants_backup(run):
+        return run.keep("backup", Note(f"No backup was taken: {_why_no_backup(run)}."))
+    run.note("backup begins")
+    with run.recording_failure():
+        manifest = archive.take_backup(
+            run.target,
+            run.server,
+            run.graph.current,
+            directory=BACKUPS,
+            on_progress=lambda tables, size: progress(f"{tables} tables begun, {size:,} bytes"),
+        )
+    run.note("backup complete", backup=str(manifest.directory))
+    return run.keep("backup", manifest)
+
+
+def _why_no_backup(run: Run[Parameters]) -> str:
+    if run.require("plan", Plan).is_empty:
+        return "there is nothing to run"
+    if run.parameters.dry_run:
+        return "this is a dry run"
+    return "backup=never" if run.parameters.backup == "never" else "the database holds no rows"
+
+
+def take_before_snapshot(run: Run[Parameters]) -> Snapshot | Note:
+    """Count and fingerprint every table, for the comparison afterwards."""
+    if not _will_write(run):
+        return Note("No snapshot was taken, as nothing will be changed.")
+    with run.recording_failure():
+        snapshot = run.snapshot()
+        write_snapshot(snapshot, run.begin() / "snapshot-before.json")
+    run.note("snapshot taken")
+    return run.keep("before", snapshot)
+
+
+def _will_write(run: Run[Parameters]) -> bool:
+    return not run.parameters.dry_run and not run.require("plan", Plan).is_empty
+
+
+def run_upgrade(run: Run[Parameters]) -> Applied | Note:
+    """Apply the plan, revision by revision, each in its own transaction.
+
+    **Effects**: the plan's changes; a row in ``playbook.history``; the receipt. Holds the
+    playbook's advisory lock meanwhile. After a failure the database stays at the last revision
+    that was committed, or, with ``on_failure=rollback``, goes back to where it began.
+
+    Raises:
+        GuardRefused: an earlier step is missing, the database moved, or the plan changed.
+        MigrationFailed: a revision failed; the sentence says where the database is now.
+        LockNotAcquired: the locks were not to be had within ``give_up_after``.
+    """
+    plan = run.require("plan", Plan)
+    run.require("preflight", Checks)
+    run.require("backup", object)
+    if not _will_write(run):
+        return run.keep("applied", Note(f"Nothing was run: {_why_nothing(run)}."))
+    run.require("before", Snapshot)
+    with run.recording_refusal():
+        _check_confirmed(run)
+    with run.recording_failure(), advisory_lock(run.target):
+        _check_unchanged(run, plan)
+        (run.directory / "migration.sql").write_text(plan.sql, "utf-8")
+        files = [(step.revision, step.sha256) for step in plan.steps]
+        run.note("upgrade begins", plan_sha256=plan.sha256, revision_files=files)
+        run.write_history()
+        return run.keep("applied", _apply(run, plan))
+
+
+def _why_nothing(run: Run[Parameters]) -> str:
+    return "this is a dry run" if run.parameters.dry_run else "the database is already there"
+
+
+def _check_unchanged(run: Run[Parameters], plan: Plan) -> None:
+    """Refuse unless the database is where the plan starts and the plan is still the same."""
+    run.same_place()
+    again = build_plan(
+        run.target, run.alembic, run.graph, direction="upgrade", to=plan.target, method=plan.method
+    )
+    if again.sha256 != plan.sha256:
+        raise GuardRefused(
+            "The revision files changed since the plan was shown.",
+            remedy="Run the notebook's cells from the top and read the new plan.",
+        )
+
+
+def _apply(run: Run[Parameters], plan: Plan) -> Applied:
+    done: list[StepResult] = []
+
+    def on_step(result: StepResult, reached: tuple[str, ...]) -> None:
+        done.append(result)
+        note(f"{result.revision} applied")
+        run.note(f"{result.revision} applied", steps=list(done), to_revisions=list(reached))
+
+    try:
+        return apply_plan(
+            run.target,
+            run.server,
+            run.alembic,
+            plan,
+            _limits(run.parameters),
+            on_progress=progress,
+            on_step=on_step,
+        )
+    except (PlaybookError, KeyboardInterrupt) as error:
+        raise _after_failure(run, plan, error, len(done)) from error
+
+
+def _after_failure(
+    run: Run[Parameters], plan: Plan, error: BaseException, applied: int
+) -> PlaybookError:
+    """Return the sentence for a failed upgrade, having gone back if that was asked for."""
+    reached = run.alembic.current()
+    failed = plan.steps[min(applied, len(plan.steps) - 1)]
+    transactional = getattr(error, "transactional", True)
+    run.note(f"{failed.revision} failed", to_revisions=list(reached))
+    told = str(error) if isinstance(error, PlaybookError) else "it was interrupted."
+    where = f"The database is at {join(reached)}"
+    if not transactional:
+        state = f"{where}, with {failed.revision} half-applied: it had left its transaction."
+        remedy = "Run `status` to see what it left (invalid indexes), undo that, then run `upgrade`"
+    elif run.parameters.on_failure == "rollback" and reached != plan.from_revisions:
+        return _gone_back(run, plan, reached, failed.revision, told)
+    else:
+        state = f"{where}; {failed.revision} was rolled back whole."
+        remedy = "Mend the cause and run `upgrade` again, or go back with `rollback`"
+        remedy += f" -r target {join(plan.from_revisions)}" if applied else ""
+    return MigrationFailed(
+        f"Revision {failed.revision} failed: {told}",
+        state=state,
+        remedy=f"{remedy}.",
+        revision=failed.revision,
+        statement=getattr(error, "statement", ""),
+        sqlstate=getattr(error, "sqlstate", ""),
+        current=reached,
+        transactional=transactional,
+    )
+
+
+def _gone_back(
+    run: Run[Parameters], plan: Plan, reached: tuple[str, ...], failed: str, told: str
+) -> PlaybookError:
+    """Undo what was applied, compare with the snapshot before, and return the sentence."""
+    graph = run.refresh()
+    back = build_plan(
+        run.target,
+        run.alembic,
+        graph,
+        direction="downgrade",
+        to=join(plan.from_revisions),
+    )
+    apply_plan(
+        run.target,
+        run.server,
+        run.alembic,
+        back,
+        _limits(run.parameters),
+        on_progress=progress,
+        on_step=lambda result, at: run.note(f"{result.revision} undone", to_revisions=list(at)),
+    )
+    before = run.require("before", Snapshot)
+    after = run.snapshot()
+    differences = compare(before, after, names=("before", "after going back")).differences
+    changed = [d.table for d in differences if d.kind != "intact" and d.table != run.version_table]
+    same = (
+        f"It differs from before in {', '.join(changed)}" if changed else "Its data are as before"
+    )
+    run.went_back = True
+    return MigrationFailed(
+        f"Revision {failed} failed: {told}",
+        state=f"The run went back from {join(reached)} to {join(plan.from_revisions)}. {same}.",
+        remedy="Mend the cause and run `upgrade` again.",
+        revision=failed,
+        current=plan.from_revisions,
+    )
+
+
+def compare_data(run: Run[Parameters]) -> Comparison | Note:
+    """Return how each table and column differs from before the upgrade."""
+    applied = run.require("applied", object)
+    if isinstance(applied, Note):
+        return run.keep("comparison", Note("Nothing was changed, so there is nothing to compare."))
+    with run.recording_failure():
+        run.refresh()
+        after = run.snapshot()
+        write_snapshot(after, run.directory / "snapshot-after.json")
+    before = run.require("before", Snapshot)
+    names = ("before the upgrade", "after it")
+    return run.keep("comparison", compare(before, after, names=names))
+
+
+def check_data(run: Run[Parameters]) -> DataChecks:
+    """Run the data checks of every applied revision.
+
+    Raises:
+        VerifyFailed: rows break a rule; the upgrade itself is done.
+    """
+    run.require("comparison", object)
+    checks = run_checks(run.target, run.graph)
+    if checks.failed:
+        run.show_then_fail(checks, _broken_rules(run, checks))
+    return run.keep("data", checks)
+
+
+def _broken_rules(run: Run[Parameters], checks: DataChecks) -> VerifyFailed:
+    names = ", ".join(f"{c.name} ({c.error or f'{c.failing_rows} rows'})" for c in checks.failed)
+    return VerifyFailed(
+        f"Data checks failed: {names}.",
+        state=f"The upgrade is done: the database is at {join(run.graph.current)}.",
+        remedy="Correct the rows and run `verify`, or go back with `rollback`.",
+    )
+
+
+def check_schema(run: Run[Parameters]) -> Integrity:
+    """Return constraints that were never validated and indexes that are not valid.
+
+    Raises:
+        VerifyFailed: an index is not valid.
+    """
+    run.require("comparison", object)
+    integrity = find_integrity(run.target)
+    if integrity.invalid and _will_write(run):
+        names = ", ".join(item.index for item in integrity.invalid)
+        failure = VerifyFailed(
+            f"Indexes are not valid: {names}.",
+            state=f"The database is at {join(run.graph.current)}.",
+            remedy="REINDEX INDEX CONCURRENTLY, then run `verify`.",
+        )
+        run.show_then_fail(integrity, failure)
+    return run.keep("integrity", integrity)
+
+
+def find_drift(run: Run[Parameters]) -> Drift:
+    """Return how the models differ from the database."""
+    run.require("comparison", object)
+    return run.keep("drift", compare_with_models(run.alembic, run.graph))
+
+
+def conclude(run: Run[Parameters]) -> Outcome:
+    """Write the outcome to the receipt and the history, and return it."""
+    applied = run.require("applied", object)
+    for step, kind in (("data", DataChecks), ("integrity", Integrity), ("drift", Drift)):
+        run.require(step, kind)
+    if isinstance(applied, Note):
+        next_step = (
+            "Run it without dry_run." if run.parameters.dry_run else "Nothing is left to do."
+        )
+        return run.outcome(
+            "succeeded", applied.text, unchanged=("everything",), next_steps=(next_step,)
+        )
+    return _succeeded(run, run.require("applied", Applied))
+
+
+def _succeeded(run: Run[Parameters], applied: Applied) -> Outcome:
+    backup = run.require("backup", object)
+    start, end = join(applied.from_revisions), join(applied.to_revisions)
+    message = f"{run.server.database} was upgraded from {start} to {end}."
+    run.finish("succeeded", message)
+    kept = f"The backup is {backup.directory.name}. " if isinstance(backup, BackupManifest) else ""
+    return run.outcome(
+        "succeeded",
+        message,
+        changed=tuple(f"{step.revision} applied" for step in applied.steps),
+        unchanged=("every table and column that the comparison calls intact",),
+        next_steps=(
+            f"{kept}`rollback` with -r target {start} undoes this upgrade.",
+            "`verify` repeats the checks at any time.",
+        ),
+        files=tuple(sorted(run.directory.glob("*.sql"))),
+    )

@@ -1,0 +1,165 @@
+"""The runbook `verify`: are the data and the schema what they must be. Layer 5; reads only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from playbook.charts import Chart
+from playbook.errors import SettingsError, VerifyFailed
+from playbook.journal import Run, known_receipts, read_receipt
+from playbook.parameters import Common
+from playbook.present import rows_chart, show
+from playbook.records import (
+    Banner,
+    Comparison,
+    DataChecks,
+    Drift,
+    Integrity,
+    Note,
+    Outcome,
+    Receipt,
+    RevisionGraph,
+    Snapshot,
+)
+from playbook.revisions import join
+from playbook.snapshot import read_snapshot
+from playbook.verification import (
+    compare,
+    find_integrity,
+    run_checks,
+)
+from playbook.verification import (
+    find_drift as compare_with_models,
+)
+
+__all__ = [
+    "Parameters",
+    "check_data",
+    "check_schema",
+    "compare_data",
+    "conclude",
+    "find_drift",
+    "open_run",
+    "read_revisions",
+    "show_chart",
+    "show_target",
+    "take_snapshot_now",
+]
+
+
+@dataclass(frozen=True)
+class Parameters(Common):
+    """The parameters of `verify`."""
+
+    against: str = "latest"
+
+
+def open_run(namespace: Mapping[str, Any]) -> Run[Parameters]:
+    """Check the parameters and connect; raises as `playbook.journal.Run.open` does."""
+    run = Run.open("verify", Parameters, namespace)
+    with run.closing_on_error():
+        receipt = _receipt(run)
+        run.keep("receipt", receipt or Note("No run with a snapshot is known for this database."))
+    return run
+
+
+def _receipt(run: Run[Parameters]) -> Receipt | None:
+    """Return the receipt to compare with; None if ``latest`` finds none."""
+    against = run.parameters.against
+    if against != "latest":
+        path = Path(against).expanduser()
+        receipt = read_receipt(path if path.is_absolute() else run.target.project / path)
+        if not (receipt.directory / BEFORE).is_file():
+            raise SettingsError(
+                f"The run {receipt.run_id} has no {BEFORE} to compare with.",
+                remedy="Write -r against latest, or the folder of an `upgrade` or a `rollback`.",
+            )
+        return receipt
+    receipts = known_receipts(run.target, run.server, run.parameters.output_dir)
+    return next((r for r in receipts if (r.directory / BEFORE).is_file()), None)
+
+
+BEFORE = "snapshot-before.json"
+
+
+def show_target(run: Run[Parameters]) -> Banner:
+    """Return which database this is."""
+    return run.banner("nothing")
+
+
+def read_revisions(run: Run[Parameters]) -> RevisionGraph:
+    """Return all revisions, and which of them the database is at."""
+    return run.keep("revisions", run.refresh())
+
+
+def take_snapshot_now(run: Run[Parameters]) -> Snapshot:
+    """Count and fingerprint every table as it is now."""
+    return run.keep("now", run.snapshot())
+
+
+def compare_data(run: Run[Parameters]) -> Comparison | Note:
+    """Return how each table and column differs from before the run that is compared with."""
+    now = run.require("now", Snapshot)
+    receipt = run.require("receipt", object)
+    if not isinstance(receipt, Receipt):
+        return run.keep("comparison", run.require("receipt", Note))
+    before = read_snapshot(receipt.directory / BEFORE)
+    names = (f"before the {receipt.runbook}", "now")
+    return run.keep("comparison", compare(before, now, names=names))
+
+
+def show_chart(run: Run[Parameters]) -> Chart:
+    """Return the rows of each table before and now, as one chart."""
+    comparison = run.require("comparison", object)
+    if isinstance(comparison, Comparison):
+        return rows_chart(comparison)
+    now = run.require("now", Snapshot)
+    return rows_chart(compare(now, now, names=("now", "now")))
+
+
+def check_data(run: Run[Parameters]) -> DataChecks:
+    """Run the data checks of every applied revision; rows that break one fail the runbook."""
+    return run.keep("data", run_checks(run.target, run.graph))
+
+
+def check_schema(run: Run[Parameters]) -> Integrity:
+    """Return constraints that were never validated and indexes that are not valid."""
+    return run.keep("integrity", find_integrity(run.target))
+
+
+def find_drift(run: Run[Parameters]) -> Drift:
+    """Return how the models differ from the database."""
+    return run.keep("drift", compare_with_models(run.alembic, run.graph))
+
+
+def conclude(run: Run[Parameters]) -> Outcome:
+    """Return the verdict.
+
+    Raises:
+        VerifyFailed: rows break a data check, or an index is not valid; each is named.
+    """
+    data = run.require("data", DataChecks)
+    integrity = run.require("integrity", Integrity)
+    drift = run.require("drift", Drift)
+    problems = [f"{c.name} ({c.error or f'{c.failing_rows} rows'})" for c in data.failed]
+    problems += [f"index {item.index} is not valid" for item in integrity.invalid]
+    looks = [f"constraint {item.constraint} is not validated" for item in integrity.unvalidated]
+    looks += [f"the models differ: {line}" for line in drift.lines]
+    at = join(run.graph.current)
+    if problems:
+        outcome = run.outcome("failed", f"At {at}: {'; '.join(problems)}.")
+        show(outcome)
+        raise VerifyFailed(
+            f"Verification failed at {at}: {'; '.join(problems)}.",
+            state="Nothing was changed: this runbook only reads.",
+            remedy="Correct the rows, or go back with `rollback`.",
+        )
+    return run.outcome(
+        "succeeded",
+        f"At {at}: {len(data.results)} data checks passed, all indexes are valid.",
+        unchanged=("everything: this runbook only reads",),
+        next_steps=tuple(f"Look at it: {line}." for line in looks) or ("Nothing is left to do.",),
+    )
