@@ -9,6 +9,7 @@ from typing import Any
 from playbook import archive
 from playbook.catalog import table_sizes
 from playbook.database import connect
+from playbook.dump import gzip_level
 from playbook.errors import PlaybookError, SettingsError
 from playbook.journal import Run
 from playbook.parameters import Common, one_of
@@ -43,9 +44,11 @@ class Parameters(Common):
 def open_run(namespace: Mapping[str, Any]) -> Run[Parameters]:
     """Check the parameters and connect; raises as `playbook.journal.Run.open` does."""
     run = Run.open("backup", Parameters, namespace)
-    one_of("verify", run.parameters.verify, ("archive", "restore"))
-    if run.parameters.keep < 0 or run.parameters.jobs < 0:
-        raise SettingsError("keep and jobs must be 0 or more.", remedy="Write -p keep 3 -p jobs 2.")
+    with run.closing_on_error():
+        one_of("verify", run.parameters.verify, ("archive", "restore"))
+        gzip_level(run.parameters.compression)
+        if run.parameters.keep < 0 or run.parameters.jobs < 0:
+            raise SettingsError("keep and jobs must be 0 or more.", remedy="Write -p keep 3.")
     return run
 
 
@@ -126,12 +129,8 @@ def prune_backups(run: Run[Parameters]) -> Note:
     removed = archive.prune(run.target, parameters.directory, keep=parameters.keep)
     for path in removed:
         run.note(f"removed {path}")
-    count = len(archive.list_backups(run.target, parameters.directory))
-    return Note(
-        f"{len(removed)} older backups were removed; this target has others beside it."
-        if removed and count > 1
-        else f"{len(removed)} older backups were removed."
-    )
+    kept = len(archive.list_backups(run.target, parameters.directory))
+    return Note(f"Older backups removed: {len(removed)}. Backups of this target now: {kept}.")
 
 
 def conclude(run: Run[Parameters]) -> Outcome:

@@ -52,7 +52,7 @@ __all__ = [
     "view_plain",
 ]
 
-OPEN_SQL_LINES = 40
+OPEN_SQL_LINES = 120
 """SQL longer than this is folded at first."""
 SCROLLED_ROWS = 40
 """A table with more rows than this scrolls in a box."""

@@ -21,7 +21,7 @@ from typing import IO
 
 from psycopg2.extensions import make_dsn
 
-from playbook.errors import BackupFailed
+from playbook.errors import BackupFailed, SettingsError
 from playbook.sandbox import client_directory
 from playbook.targets import Target, redact
 
@@ -104,13 +104,12 @@ def gzip_level(compression: str) -> int:
     ``auto`` is level 1: within a few per cent of the size of the default level at half its time.
 
     Raises:
-        BackupFailed: it is none of ``auto``, ``none``, ``gzip`` or ``gzip:LEVEL`` (1 to 9).
+        SettingsError: it is none of ``auto``, ``none``, ``gzip`` or ``gzip:LEVEL`` (1 to 9).
     """
     match = re.fullmatch(r"auto|none|gzip(?::([1-9]))?", compression)
     if not match:
-        raise BackupFailed(
+        raise SettingsError(
             f"compression={compression!r} is not known.",
-            state="Nothing was changed.",
             remedy="Write -r compression auto, none or gzip:LEVEL with LEVEL from 1 to 9.",
         )
     return {"auto": 1, "none": 0}.get(compression, int(match[1] or 6))

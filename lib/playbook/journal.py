@@ -203,10 +203,10 @@ class Run(Generic[P]):
         self._steps[step] = record
         return record
 
-    def forget(self, *steps: str) -> None:
-        """Drop results that no longer hold."""
-        for step in steps:
-            self._steps.pop(step, None)
+    def taken(self, step: str, kind: type[T]) -> T | None:
+        """Return the result of a step, or None if it has not been taken."""
+        record = self._steps.get(step)
+        return record if isinstance(record, kind) else None
 
     def require(self, step: str, kind: type[T]) -> T:
         """Return the result of a step that must have been taken in this run.

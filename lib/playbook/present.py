@@ -369,7 +369,8 @@ def _step(step: StepResult) -> tuple[Cell, ...]:
     strongest: dict[str, str] = {}
     for table, mode in step.locks:
         strongest[table] = max(strongest.get(table, mode), mode, key=_strength)
-    locks = [f"{mode} on {table}" for table, mode in sorted(strongest.items())] or ["none"]
+    by_strength = sorted(strongest.items(), key=lambda lock: (-_strength(lock[1]), lock[0]))
+    locks = [f"{mode} on {table}" for table, mode in by_strength] or ["none"]
     return (
         Code(step.revision),
         step.direction,
@@ -413,11 +414,17 @@ def _data_check(result: DataCheckResult) -> tuple[Cell, ...]:
     )
 
 
+_HARMLESS = {"intact": "good", "added": "quiet", "columns added": "quiet"}
+"""Kinds of difference that lose nothing, and how they are shown."""
+
+
 def _comparison(comparison: Comparison) -> View:
     tables = [one for one in comparison.differences if not one.column]
     columns = [one for one in comparison.differences if one.column]
-    changed = sum(one.kind != "intact" for one in comparison.differences)
-    word = Pill(f"{changed} not intact", "look") if changed else Pill("all intact", "good")
+    kinds = {one.kind for one in comparison.differences}
+    changed = sum(one.kind not in _HARMLESS for one in comparison.differences)
+    calm = "all intact" if kinds <= {"intact"} else "only additions"
+    word = Pill(f"{changed} changed or dropped", "look") if changed else Pill(calm, "good")
     blocks: list[Block] = [
         Text(f"{comparison.before} and {comparison.after}: {count(len(tables), 'table')}", word)
     ]
@@ -440,7 +447,7 @@ def _comparison(comparison: Comparison) -> View:
 
 
 def _difference(one: Difference, *column: Cell) -> tuple[Cell, ...]:
-    tone = {"intact": "good", "added": "quiet"}.get(one.kind, "look")
+    tone = _HARMLESS.get(one.kind, "look")
     return (
         Code(one.table),
         *column,

@@ -15,7 +15,7 @@ from playbook.journal import Run
 from playbook.parameters import Common, one_of
 from playbook.plan import METHODS, build_plan, reverse_sql
 from playbook.records import Banner, Loss, Note, Outcome, Plan, RevisionGraph, TableSizes
-from playbook.revisions import direction_of, join
+from playbook.revisions import check_target, direction_of, join
 from playbook.salvage import find_loss as count_loss
 
 __all__ = [
@@ -42,7 +42,10 @@ class Parameters(Common):
 def open_run(namespace: Mapping[str, Any]) -> Run[Parameters]:
     """Check the parameters and connect; raises as `playbook.journal.Run.open` does."""
     run = Run.open("preview", Parameters, namespace)
-    one_of("method", run.parameters.method, METHODS)
+    with run.closing_on_error():
+        one_of("method", run.parameters.method, METHODS)
+        to = run.parameters.target
+        check_target(to, run.graph, direction=direction_of(to, run.graph))
     return run
 
 

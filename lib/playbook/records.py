@@ -163,7 +163,7 @@ class Plan:
     to_revisions: tuple[str, ...]
     steps: tuple[PlanStep, ...]
     method: str
-    """How the SQL was found: ``offlineX."""
+    """How the SQL was found: ``offline`` (Alembic's --sql) or ``observed`` (run on a copy)."""
     sha256: str
     """Of the steps' ids, file hashes and SQL: equal plans have equal hashes."""
     tables: tuple[str, ...] = ()
@@ -237,8 +237,9 @@ class Snapshot:
 class Difference:
     """How one table or column differs between two snapshots.
 
-    ``kind``: ``intact``, ``added``, ``dropped``, ``rows changed``, ``values changed``,
-    ``type changed``. ``column`` is "" when the whole table is meant; counts are -1 where the
+    ``kind`` of a table: ``intact``, ``added``, ``dropped``, ``rows changed``, ``columns added``,
+    ``columns changed``; of a column: ``added``, ``dropped``, ``values changed``, ``type changed``,
+    ``null rule changed``. ``column`` is "" when the whole table is meant; counts are -1 where the
     object does not exist.
     """
 

@@ -32,7 +32,7 @@ from playbook.records import (
     Snapshot,
     StepResult,
 )
-from playbook.revisions import join
+from playbook.revisions import check_target, join
 from playbook.snapshot import write_snapshot
 from playbook.verification import compare, find_integrity, run_checks
 
@@ -74,6 +74,7 @@ def open_run(namespace: Mapping[str, Any]) -> Run[Parameters]:
     run = Run.open("rollback", Parameters, namespace)
     with run.closing_on_error():
         one_of("backup", run.parameters.backup, ("auto", "always", "never"))
+        check_target(run.parameters.target, run.graph, direction="downgrade")
     return run
 
 
@@ -95,19 +96,19 @@ def plan_rollback(run: Run[Parameters]) -> Plan:
     Raises:
         SettingsError: the target cannot be resolved, or a revision has no downgrade.
     """
-    plan = build_plan(
+    plan = run.taken("plan", Plan) or build_plan(
         run.target, run.alembic, run.graph, direction="downgrade", to=run.parameters.target
     )
     return run.keep("plan", plan)
 
 
 def check_preflight(run: Run[Parameters]) -> Checks:
-    """Return what is in the way of this plan.
+    """Return what is in the way of what would be undone.
 
     Raises:
         GuardRefused: a finding says STOP, or a protected target lacks its confirmation.
     """
-    plan = run.require("plan", Plan)
+    plan = plan_rollback(run)
     with run.recording_refusal():
         _check_confirmed(run)
         question = Question(
@@ -165,14 +166,8 @@ def take_backup(run: Run[Parameters]) -> BackupManifest | Note:
     lossy = any(item.rows for item in run.require("loss", Loss).items)
     wanted = asked == "always" or (asked == "auto" and (lossy or run.target.protected))
     if not _will_write(run) or not wanted:
-        return run.keep(
-            "backup",
-            Note(
-                "No backup was taken: nothing that holds rows is undone."
-                if asked == "auto"
-                else f"No backup: backup={asked}."
-            ),
-        )
+        why = f"backup={asked}" if asked == "never" else "nothing that holds rows is undone"
+        return run.keep("backup", Note(f"No backup was taken: {why}."))
     run.note("backup begins")
     with run.recording_failure():
         manifest = archive.take_backup(

@@ -21,6 +21,7 @@ import re
 import sys
 import threading
 import time
+from typing import TYPE_CHECKING, Any, Callable, NoReturn
 
 import alembic
 import sqlalchemy
@@ -32,6 +33,16 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 from sqlalchemy.pool import Pool
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from typing import TextIO
+
+    from alembic.runtime.migration import MigrationContext, RevisionStep
+    from alembic.script import Script
+
+Emit = Callable[[Any], None]
+"""Takes an event: a mapping that JSON can carry."""
 
 IDENTITY = (
     "SELECT (pg_control_system()).system_identifier::text, d.oid::bigint, "
@@ -46,7 +57,8 @@ TABLES = (
 )
 LOCKS = (
     "SELECT relation::bigint, mode FROM pg_locks "
-    "WHERE pid = pg_backend_pid() AND locktype = 'relation' AND granted"
+    "WHERE pid = pg_backend_pid() AND locktype = 'relation' AND granted "
+    "AND mode <> 'SIReadLock'"  # of a SERIALIZABLE transaction: it blocks nobody
 )
 CONCURRENTLY = re.compile(r"\bCONCURRENTLY\b", re.IGNORECASE)
 LOCK_MODES = (
@@ -72,35 +84,37 @@ class WrongRevisionError(Exception):
 class Observer:
     """What happens on the sessions that env.py opens, during one request."""
 
-    def __init__(self, emit, expected, session):
+    def __init__(
+        self, emit: Emit, expected: Mapping[str, Any] | None, session: Mapping[str, str]
+    ) -> None:
         self.emit = emit
         self.expected = expected
         self.session = dict(session)
-        self.identity = None
-        self.tables = {}
-        self.locks = {}
-        self.rewritten = set()
+        self.identity: dict[str, Any] | None = None
+        self.tables: dict[int, tuple[str, int]] = {}
+        self.locks: dict[str, str] = {}
+        self.rewritten: set[str] = set()
         self.statements = 0
         self.outside_transaction = False
         self.last_statement = ""
         self.record = False
         self.recording = False
 
-    def listen(self):
+    def listen(self) -> None:
         """Hook every pool and engine of this process, whoever creates them."""
         event.listen(Pool, "checkout", self.on_checkout)
         event.listen(Engine, "before_cursor_execute", self.on_statement)
         event.listen(Engine, "after_cursor_execute", self.on_statement_done)
         event.listen(Engine, "commit", self.on_commit)
 
-    def reset(self, session, record=False):
+    def reset(self, session: Mapping[str, str], record: bool = False) -> None:
         """Forget the last request; use these session settings from now on."""
         self.session.update(session)
         self.identity, self.tables, self.locks, self.rewritten = None, {}, {}, set()
         self.statements, self.outside_transaction, self.last_statement = 0, False, ""
         self.record, self.recording = record, False
 
-    def on_checkout(self, dbapi_connection, record, proxy):
+    def on_checkout(self, dbapi_connection: Any, record: Any, proxy: Any) -> None:
         """Check where the session is, then set it up; nothing was written before."""
         identifier, oid, name, pid = query(dbapi_connection, IDENTITY)[0]
         self.identity = {"system_identifier": identifier, "database_oid": int(oid), "name": name}
@@ -118,7 +132,15 @@ class Observer:
         dbapi_connection.commit()
         self.emit({"event": "session", "pid": int(pid)})
 
-    def on_statement(self, connection, cursor, statement, parameters, context, executemany):
+    def on_statement(
+        self,
+        connection: Any,
+        cursor: Any,
+        statement: str,
+        parameters: Any,
+        context: Any,
+        executemany: bool,
+    ) -> None:
         """Report a statement before it runs; give CONCURRENTLY its own lock_timeout."""
         self.statements += 1
         self.last_statement = statement
@@ -128,9 +150,8 @@ class Observer:
             if CONCURRENTLY.search(statement) and "concurrently_timeout" in self.session:
                 set_setting(raw, "lock_timeout", self.session["concurrently_timeout"])
         text = statement
-        if self.recording and parameters and hasattr(cursor, "mogrify"):
-            text = cursor.mogrify(statement, parameters)
-            text = text.decode() if isinstance(text, bytes) else text
+        if self.recording:
+            text = with_values(cursor, statement, parameters, context, executemany)
         shown = text if self.record else text[:400]
         self.emit(
             {
@@ -141,13 +162,21 @@ class Observer:
             }
         )
 
-    def on_statement_done(self, connection, cursor, statement, parameters, context, executemany):
+    def on_statement_done(
+        self,
+        connection: Any,
+        cursor: Any,
+        statement: str,
+        parameters: Any,
+        context: Any,
+        executemany: bool,
+    ) -> None:
         """Go back to the short lock_timeout after a CONCURRENTLY statement."""
         raw = connection.connection
         if self.outside_transaction and CONCURRENTLY.search(statement):
             set_setting(raw, "lock_timeout", self.session.get("lock_timeout", "0"))
 
-    def on_commit(self, connection):
+    def on_commit(self, connection: Any) -> None:
         """Read the locks that the transaction holds and the tables that it rewrote."""
         raw = connection.connection
         for oid, mode in query(raw, LOCKS):
@@ -161,7 +190,7 @@ class Observer:
             if oid in after and after[oid][1] != filenode:
                 self.rewritten.add(name)
 
-    def summary(self):
+    def summary(self) -> dict[str, Any]:
         """Return what was seen since the last reset."""
         return {
             "statements": self.statements,
@@ -171,17 +200,17 @@ class Observer:
         }
 
 
-def query(dbapi_connection, sql):
+def query(dbapi_connection: Any, sql: str) -> list[Any]:
     """Return the rows of a parameterless query on a raw connection."""
     cursor = dbapi_connection.cursor()
     try:
         cursor.execute(sql)
-        return cursor.fetchall()
+        return list(cursor.fetchall())
     finally:
         cursor.close()
 
 
-def set_setting(dbapi_connection, setting, value):
+def set_setting(dbapi_connection: Any, setting: str, value: str) -> None:
     """Set one session setting, unless this server does not have it."""
     if setting == "concurrently_timeout":
         return
@@ -192,10 +221,25 @@ def set_setting(dbapi_connection, setting, value):
     )
 
 
+def with_values(
+    cursor: Any, statement: str, parameters: Any, context: Any, executemany: bool
+) -> str:
+    """Return a statement with its values in place, as the driver sends it; repeated for each row."""
+    if not hasattr(cursor, "mogrify"):
+        return statement
+    options = getattr(context, "execution_options", None) or {}
+    if not parameters and options.get("no_parameters"):
+        return statement
+    # Even without values the driver makes "%" of "%%".
+    rows = parameters if executemany else [parameters]
+    texts = [cursor.mogrify(statement, row) for row in rows]
+    return ";\n".join(t.decode() if isinstance(t, bytes) else t for t in texts)
+
+
 class Runner:
     """One project's Alembic; a method a request."""
 
-    def __init__(self, emit, request):
+    def __init__(self, emit: Emit, request: Mapping[str, Any]) -> None:
         self.emit = emit
         self.observer = Observer(emit, request.get("expected"), request.get("session", {}))
         self.observer.listen()
@@ -206,11 +250,15 @@ class Runner:
         os.chdir(os.path.dirname(os.path.abspath(request["alembic_ini"])))
         self.script = ScriptDirectory.from_config(self.config)
 
-    def run_env(self, function, **options):
+    def run_env(
+        self,
+        function: Callable[[tuple[str, ...], MigrationContext], Iterable[Any]],
+        **options: Any,
+    ) -> None:
         """Run the project's env.py with a function that Alembic calls with the current heads."""
         seen = []
 
-        def call(heads, context):
+        def call(heads: Any, context: MigrationContext) -> Any:
             seen.append(True)
             return function(tuple(heads), context)
 
@@ -219,7 +267,7 @@ class Runner:
         if not seen:
             raise util.CommandError("env.py returned without running any migration context")
 
-    def graph(self, request):
+    def graph(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Return all revisions, in upgrade order, and the heads."""
         revisions = [describe(script) for script in self.script.walk_revisions()]
         return {
@@ -228,11 +276,11 @@ class Runner:
             "directory": self.script.dir,
         }
 
-    def current(self, request):
+    def current(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Return what the version table holds; creates nothing."""
-        found = {}
+        found: dict[str, Any] = {}
 
-        def look(heads, context):
+        def look(heads: tuple[str, ...], context: MigrationContext) -> list[Any]:
             found.update(
                 current=list(heads),
                 version_table=context.version_table,
@@ -244,12 +292,12 @@ class Runner:
         self.run_env(look, dont_mutate=True)
         return found
 
-    def plan(self, request):
+    def plan(self, request: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Return the steps from the current revisions to a target, in the order they run."""
         heads = tuple(request["current"])
         return [self.step_record(step) for step in self.steps(request, heads)]
 
-    def steps(self, request, heads):
+    def steps(self, request: Mapping[str, Any], heads: tuple[str, ...]) -> list[RevisionStep]:
         """Return Alembic's own steps for a plan request."""
         if request["direction"] == "upgrade":
             return self.script._upgrade_revs(request["target"], heads)
@@ -258,7 +306,7 @@ class Runner:
             raise util.CommandError("Revision %s has no downgrade function" % lacking[0].revision)
         return self.script._downgrade_revs(request["target"], heads)
 
-    def downgrade_scripts(self, target, heads):
+    def downgrade_scripts(self, target: str, heads: tuple[str, ...]) -> list[Script]:
         """Return the revision files that a downgrade passes."""
         with self.script._catch_revision_errors(
             ancestor="Destination %(end)s is not a valid downgrade target from current head(s)",
@@ -266,7 +314,7 @@ class Runner:
         ):
             return list(self.script.iterate_revisions(heads, target, select_for_downgrade=True))
 
-    def step_record(self, step):
+    def step_record(self, step: RevisionStep) -> dict[str, Any]:
         """Return what the playbook shows of a step."""
         script = step.revision
         return {
@@ -278,11 +326,11 @@ class Runner:
             "sha256": sha256(script.path),
         }
 
-    def sql(self, request):
+    def sql(self, request: Mapping[str, Any]) -> list[str]:
         """Return the SQL of each step, by Alembic's offline mode, without connecting."""
         pieces = []
 
-        def render(heads, context):
+        def render(heads: tuple[str, ...], context: MigrationContext) -> Iterator[Any]:
             for step in self.steps(request, tuple(request["current"])):
                 start = self.buffer.tell()
                 yield step
@@ -295,11 +343,11 @@ class Runner:
         )
         return pieces
 
-    def run(self, request):
+    def run(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Apply or undo one revision; the version table must be where the plan has it."""
-        result = {}
+        result: dict[str, Any] = {}
 
-        def one_step(heads, context):
+        def one_step(heads: tuple[str, ...], context: MigrationContext) -> Iterator[Any]:
             if sorted(heads) != sorted(request["expected_current"]):
                 raise WrongRevisionError(", ".join(heads) or "base")
             script = self.script.get_revision(request["revision"])
@@ -323,19 +371,19 @@ class Runner:
         result["duration_s"] = time.monotonic() - started
         return dict(result, **self.observer.summary())
 
-    def stamp(self, request):
+    def stamp(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Set the version table to some revisions without running anything."""
 
-        def mark(heads, context):
+        def mark(heads: tuple[str, ...], context: MigrationContext) -> list[Any]:
             return self.script._stamp_revs(tuple(request["revisions"]), heads)
 
         self.observer.reset(dict(request["session"], default_transaction_read_only="off"))
         self.run_env(mark)
         return {}
 
-    def drift(self, request):
-        """Return, in words, how the models differ from the database; the file system is not used."""
-        arguments = {
+    def drift(self, request: Mapping[str, Any]) -> list[str]:
+        """Return, in words, how the models differ from the database; writes no file."""
+        arguments: dict[str, Any] = {
             "message": None,
             "autogenerate": True,
             "sql": False,
@@ -348,7 +396,7 @@ class Runner:
         }
         context = autogenerate.RevisionContext(self.config, self.script, arguments)
 
-        def compare(heads, migration_context):
+        def compare(heads: tuple[str, ...], migration_context: MigrationContext) -> list[Any]:
             context.run_autogenerate(heads, migration_context)
             return []
 
@@ -363,7 +411,7 @@ class Runner:
         return [line for ops in operations for line in flatten(ops.as_diffs())]
 
 
-def describe(script):
+def describe(script: Script) -> dict[str, Any]:
     """Return what the playbook keeps of a revision file."""
     return {
         "revision": script.revision,
@@ -380,20 +428,20 @@ def describe(script):
     }
 
 
-def sha256(path):
+def sha256(path: str) -> str:
     """Return the SHA-256 of a file's bytes, hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.sha256(file.read()).hexdigest()
 
 
-def downgrades(script):
+def downgrades(script: Script) -> bool:
     """Say whether a revision file has a downgrade function."""
     return callable(getattr(script.module, "downgrade", None))
 
 
-def flatten(differences):
+def flatten(differences: Iterable[Any]) -> list[str]:
     """Return one line for each difference that autogenerate found."""
-    lines = []
+    lines: list[str] = []
     for item in differences:
         if isinstance(item, list):
             lines.extend(flatten(item))
@@ -402,16 +450,16 @@ def flatten(differences):
     return lines
 
 
-def name(part):
+def name(part: Any) -> str:
     """Return a short text for an object in one of autogenerate's tuples."""
-    table = getattr(part, "table", None)
-    own = getattr(part, "name", None)
+    table: Any = getattr(part, "table", None)
+    own: Any = getattr(part, "name", None)
     if own and getattr(table, "name", None):
         return "%s.%s" % (table.name, own)
     return str(own if own else part)
 
 
-def error_event(error, observer):
+def error_event(error: BaseException, observer: Observer | None) -> dict[str, Any]:
     """Return the event for an exception: its class, text, SQLSTATE and the statement."""
     original = getattr(error, "orig", None)
     sqlstate = ""
@@ -434,16 +482,16 @@ def error_event(error, observer):
     )
 
 
-def read_requests(stream, requests):
+def read_requests(stream: TextIO, requests: queue.Queue[Any]) -> None:
     """Put requests on the queue; end the process when the parent has closed the pipe."""
     for line in stream:
         requests.put(json.loads(line))
     os._exit(1)
 
 
-def serve(requests, emit):
+def serve(requests: queue.Queue[Any], emit: Emit) -> NoReturn:
     """Answer requests until the process is ended."""
-    runner = None
+    runner: Runner | None = None
     while True:
         request = requests.get()
         try:
@@ -459,13 +507,13 @@ def serve(requests, emit):
             emit({"event": "result", "result": result, "identity": identity})
 
 
-def main():
+def main() -> NoReturn:
     """Talk JSON on the pipes that the parent holds."""
     events = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)
-    requests = queue.Queue()
+    requests: queue.Queue[Any] = queue.Queue()
 
-    def emit(record):
+    def emit(record: Mapping[str, Any]) -> None:
         events.write(json.dumps(record) + "\n")
         events.flush()
 

@@ -155,7 +155,11 @@ def open_target(target: Target, *, state: str = "legacy") -> Target:
 
 def _resolved(target: Target, server: Server) -> Target:
     return target.with_conninfo(
-        host=str(server.socket_directory), port=PORT, user="postgres", dbname=target.database
+        host=str(server.socket_directory),
+        hostaddr="",  # else a PGHOSTADDR of the caller's would lead to another server
+        port=PORT,
+        user="postgres",
+        dbname=target.database,
     )
 
 

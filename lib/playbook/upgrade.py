@@ -31,7 +31,7 @@ from playbook.records import (
     Snapshot,
     StepResult,
 )
-from playbook.revisions import join
+from playbook.revisions import check_target, join
 from playbook.snapshot import holds_rows, write_snapshot
 from playbook.targets import parse_duration_s
 from playbook.verification import (
@@ -83,6 +83,7 @@ def open_run(namespace: Mapping[str, Any]) -> Run[Parameters]:
         one_of("backup", run.parameters.backup, ("auto", "always", "never"))
         one_of("on_failure", run.parameters.on_failure, ("stop", "rollback"))
         _limits(run.parameters)
+        check_target(run.parameters.target, run.graph, direction="upgrade")
     return run
 
 
@@ -111,19 +112,19 @@ def plan_upgrade(run: Run[Parameters]) -> Plan:
     Raises:
         SettingsError: the target cannot be resolved.
     """
-    plan = build_plan(
+    plan = run.taken("plan", Plan) or build_plan(
         run.target, run.alembic, run.graph, direction="upgrade", to=run.parameters.target
     )
     return run.keep("plan", plan)
 
 
 def check_preflight(run: Run[Parameters]) -> Checks:
-    """Return what is in the way of this plan.
+    """Return what is in the way of what would run.
 
     Raises:
         GuardRefused: a finding says STOP, or a protected target lacks its confirmation.
     """
-    plan = run.require("plan", Plan)
+    plan = plan_upgrade(run)
     with run.recording_refusal():
         _check_confirmed(run)
         with connect(run.target, read_only=True) as connection:

@@ -74,10 +74,17 @@ def _compare_table(
         yield Difference(name, "", kind, old.rows if old else -1, new.rows if new else -1)
         return
     columns = list(_compare_columns(name, old, new))
-    changed = old.rows != new.rows
-    kind = "rows changed" if changed else ("columns changed" if columns else "intact")
-    yield Difference(name, "", kind, old.rows, new.rows)
+    yield Difference(name, "", _table_kind(old, new, columns), old.rows, new.rows)
     yield from columns
+
+
+def _table_kind(old: TableSnapshot, new: TableSnapshot, columns: list[Difference]) -> str:
+    if old.rows != new.rows:
+        return "rows changed"
+    if not columns:
+        return "intact"
+    only_new = all(difference.kind == "added" for difference in columns)
+    return "columns added" if only_new else "columns changed"
 
 
 def _compare_columns(name: str, old: TableSnapshot, new: TableSnapshot) -> Iterator[Difference]:
