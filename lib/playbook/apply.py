@@ -53,7 +53,8 @@ class _Attempts:
 
     @property
     def lock_timeout(self) -> str:
-        return f"{round(1000 * min(self.wait_s, self.limits.lock_timeout_s))}ms"
+        wait_ms = round(1000 * min(self.wait_s, self.limits.lock_timeout_s))
+        return f"{max(1, wait_ms)}ms"  # to PostgreSQL, 0 is no limit
 
     def pause(self) -> None:
         """Wait, a little longer each time, with jitter so that two runs do not keep step."""
@@ -95,10 +96,10 @@ def apply_plan(
     for step in plan.steps:
         try:
             result = _apply(target, alembic, plan, step, current, limits, on_progress)
+            current = alembic.current()
         except KeyboardInterrupt:
             alembic.restart(server)
             raise
-        current = alembic.current()
         results.append(result)
         on_step(result, current)
     return Applied(plan.direction, plan.from_revisions, current, tuple(results))

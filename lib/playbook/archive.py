@@ -75,12 +75,11 @@ def read_manifest(directory: Path) -> BackupManifest:
     try:
         record = json.loads((directory / MANIFEST).read_text("utf-8"))
         known = {item.name for item in fields(BackupManifest)} - {"directory"}
-        if record["format_version"] != FORMAT_VERSION:
-            raise ValueError(record["format_version"])
+        known_format = {FORMAT_VERSION: BackupManifest}[record["format_version"]]
         for name in ("files", "rows"):
             record[name] = tuple(tuple(row) for row in record[name])
         record["revisions"] = tuple(record["revisions"])
-        return BackupManifest(directory=directory, **{k: record[k] for k in known})
+        return known_format(directory=directory, **{k: record[k] for k in known})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BackupFailed(
             f"{directory / MANIFEST} is not a manifest that can be read ({type(error).__name__}).",

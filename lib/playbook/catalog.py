@@ -109,10 +109,10 @@ ORDER BY a.xact_start
 """
 
 MISSING_PRIVILEGES = f"""
-SELECT 'schema ' || quote_ident(nspname) || ': CREATE' FROM pg_namespace
+SELECT 'schema ' || nspname || ': CREATE' FROM pg_namespace
 WHERE nspname = current_schema() AND NOT has_schema_privilege(oid, 'CREATE')
 UNION ALL
-SELECT 'table ' || quote_ident(schema) || '.' || quote_ident(name) || ': owned by '
+SELECT 'table ' || schema || '.' || name || ': owned by '
        || pg_get_userbyid((SELECT relowner FROM pg_class AS o WHERE o.oid = tables.oid))
 FROM ({_USER_TABLES}) AS tables
 WHERE NOT pg_has_role((SELECT relowner FROM pg_class AS o WHERE o.oid = tables.oid), 'USAGE')

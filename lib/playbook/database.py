@@ -69,7 +69,9 @@ WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
 # psycopg2 gives a failed connection no SQLSTATE, so libpq's text is all there is to tell them
 # apart by; a server that speaks another language falls through to the last remedy.
 _REFUSALS = (
+    ("28000", ('FATAL: role "',), "Correct the user's name, or ask for a role that may log in."),
     ("3D000", ("does not exist",), "Create it (createdb), or correct the database's name."),
+    ("", ("definition of service",), "Correct the service's name, or the file ~/.pg_service.conf."),
     (
         "28P01",
         ("password authentication failed", "no password supplied"),
@@ -265,12 +267,14 @@ def advisory_lock(target: Target, *, wait_s: float = LOCK_WAIT_S) -> Iterator[No
     Raises:
         GuardRefused: another run holds it after ``wait_s`` seconds; it says who and since when.
     """
-    with connect(target) as connection:
+    # It idles for as long as the run takes; a server's idle_session_timeout must not end it.
+    with connect(target, settings={"idle_session_timeout": "0"}) as connection:
         deadline = time.monotonic() + wait_s
         while not fetch_value(connection, "SELECT pg_try_advisory_lock(%s)", (LOCK_KEY,)):
             if time.monotonic() >= deadline:
+                holder = lock_holder(connection) or "it ended just now"
                 raise GuardRefused(
-                    f"Another run holds the {target.label}: {lock_holder(connection) or 'it ended just now'}.",
+                    f"Another run holds the {target.label}: {holder}.",
                     remedy="Wait until it has ended, then run this again.",
                 )
             time.sleep(random.uniform(0.2, 0.6))
@@ -295,4 +299,6 @@ def lock_holder(connection: Connection) -> str:
     if not rows:
         return ""
     pid, user, application, since = rows[0]
-    return f"{user!r} in {application!r}, pid {pid}, since {since:%Y-%m-%d %H:%M:%S %Z}"
+    # PostgreSQL shows the time of another role's session only to members of pg_read_all_stats.
+    when = f", since {since:%Y-%m-%d %H:%M:%S %Z}" if since else ""
+    return f"{user!r} in {application!r}, pid {pid}{when}"

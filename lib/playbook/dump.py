@@ -22,6 +22,7 @@ from typing import IO
 from psycopg2.extensions import make_dsn
 
 from playbook.errors import BackupFailed, SettingsError
+from playbook.postgres_files import VERSIONS
 from playbook.sandbox import client_directory
 from playbook.targets import Target, redact
 
@@ -41,6 +42,7 @@ Progress = Callable[[int, int], None]
 """Called with (tables begun, bytes on disk) about once a second."""
 
 _VERSION = re.compile(r"\(PostgreSQL\) (\d+)[.\w]*")
+_PROBLEM = re.compile(r"\b(?:error|fatal): ", re.IGNORECASE)
 _TABLE_LINE = re.compile(r"dumping contents of table")
 POLL_S = 0.05
 REPORT_S = 1.0
@@ -60,26 +62,36 @@ class ClientTools:
 
 
 def find_client_tools(server_version_num: int) -> ClientTools:
-    """Return the newest tools at hand, which serve every server up to their own version.
+    """Return the tools at hand that are nearest to a server's version and not older than it.
+
+    Newer ones could dump it too, but not restore: pg_restore 17 and 18 set transaction_timeout,
+    which a server of 16 or older refuses, and an older pg_restore cannot read their archives.
 
     Raises:
         BackupFailed: there are none, or the server is newer than all of them.
     """
-    wheel = client_directory()
-    on_path = shutil.which("pg_dump")
-    folders = [wheel] + ([Path(on_path).resolve().parent] if on_path else [])
-    folders += sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    found = [tools for folder in folders if (tools := _tools_in(folder))]
-    newest = max(found, key=lambda tools: tools.major, default=None)
     server_major = server_version_num // 10000
-    if newest is None or newest.major < server_major:
+    found = [tools for folder in _tool_folders() if (tools := _tools_in(folder))]
+    fitting = [tools for tools in found if tools.major >= server_major]
+    if not fitting:
+        newest = max(found, key=lambda tools: tools.major, default=None)
         have = f"the newest pg_dump here is {newest.version}" if newest else "there is no pg_dump"
         raise BackupFailed(
             f"The server is PostgreSQL {server_major}, and {have}; pg_dump must not be older.",
             state="Nothing was changed.",
             remedy=f"Install PostgreSQL {server_major}'s client tools and put them on PATH.",
         )
-    return newest
+    return min(fitting, key=lambda tools: tools.major)
+
+
+def _tool_folders() -> list[Path]:
+    """Return where client tools may be; the wheel's first, as they are always of one kind."""
+    on_path = shutil.which("pg_dump")
+    return [
+        *(client_directory(version) for version in VERSIONS),
+        *([Path(on_path).resolve().parent] if on_path else []),
+        *sorted(Path("/usr/lib/postgresql").glob("*/bin")),
+    ]
 
 
 @cache
@@ -158,6 +170,7 @@ def dump_schema(target: Target, *, tools: ClientTools, owners: bool = False) -> 
         owners: keep owners and privileges in it.
     """
     command = [tools.path("pg_dump"), "--schema-only", "--exclude-schema=playbook"]
+    command += ["--lock-wait-timeout=30s"]
     command += [] if owners else ["--no-owner", "--no-privileges"]
     text = _run(target, command)
     # pg_dump 16 and later write a random key for \restrict; it would make equal schemas differ.
@@ -275,8 +288,10 @@ def _folder_bytes(directory: Path) -> int:
 
 def _failure(program: str, code: int, stderr: str) -> BackupFailed:
     """Return one sentence from what a tool wrote before it failed."""
-    words = [line for line in stderr.splitlines() if "error" in line.lower()]
-    words = words or stderr.strip().splitlines()[-1:]
-    said = redact(" ".join(words[-1].split())) if words else f"it was ended by signal {-code}"
+    lines = [line for line in stderr.splitlines() if _PROBLEM.search(line)]
+    if not lines and code < 0:
+        lines = [f"it was ended by signal {-code}"]
+    lines = lines or stderr.strip().splitlines()[-1:] or [f"exit code {code}"]
     name = Path(program).name
-    return BackupFailed(f"{name} failed: {said.removeprefix(f'{name}: ').rstrip('.')}.")
+    said = redact(" ".join(lines[0].split())).removeprefix(f"{name}: ").removeprefix("error: ")
+    return BackupFailed(f"{name} failed: {said.rstrip('.')}.")

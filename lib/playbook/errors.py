@@ -34,7 +34,11 @@ __all__ = [
     "StatementTimeout",
     "VerifyFailed",
     "WrongDatabase",
+    "explain",
 ]
+
+SHOWN_STATEMENT = 120
+"""How much of a statement a sentence quotes; characters."""
 
 
 class PlaybookError(Exception):
@@ -148,6 +152,17 @@ class MigrationFailed(PlaybookError):
         self.sqlstate = sqlstate
         self.current = tuple(current)
         super().__init__(problem, state=state, remedy=remedy)
+
+
+def explain(error: BaseException) -> str:
+    """Return what failed in one sentence: the statement, the server's words, the SQLSTATE."""
+    if not isinstance(error, PlaybookError):
+        return "it was interrupted."
+    statement = " ".join(getattr(error, "statement", "").split())
+    sqlstate = getattr(error, "sqlstate", "")
+    shown = statement if len(statement) <= SHOWN_STATEMENT else f"{statement[:SHOWN_STATEMENT]}..."
+    text = f"{shown!r}: {error.problem}" if statement else error.problem
+    return f"{text.removesuffix('.')} (SQLSTATE {sqlstate})." if sqlstate else text
 
 
 class BackupFailed(PlaybookError):

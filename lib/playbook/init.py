@@ -15,7 +15,7 @@ from playbook import archive
 from playbook.apply import Limits, apply_plan
 from playbook.catalog import droppable_schemas, table_names, table_sizes
 from playbook.database import advisory_lock, connect
-from playbook.errors import GuardRefused, MigrationFailed, PlaybookError, SettingsError
+from playbook.errors import GuardRefused, MigrationFailed, PlaybookError, SettingsError, explain
 from playbook.journal import Run
 from playbook.parameters import Common
 from playbook.plan import build_plan
@@ -156,6 +156,7 @@ def drop_everything(run: Run[Parameters]) -> Note:
         return run.keep("dropped", Note("Nothing was dropped."))
     with run.recording_failure(), advisory_lock(run.target):
         kept = _save(run)
+        run.write_history()
         with connect(run.target, autocommit=False) as connection:
             schemas = droppable_schemas(connection)
             with connection.cursor() as cursor:
@@ -207,6 +208,7 @@ def run_install(run: Run[Parameters]) -> Applied | Note:
         run.same_place()
         files = [(step.revision, step.sha256) for step in plan.steps]
         run.note("installation begins", plan_sha256=plan.sha256, revision_files=files)
+        run.write_history()
         return run.keep("applied", _apply(run, plan))
 
 
@@ -225,7 +227,7 @@ def _apply(run: Run[Parameters], plan: Plan) -> Applied:
     except (PlaybookError, KeyboardInterrupt) as error:
         reached = run.alembic.current()
         run.note("installation failed", to_revisions=list(reached))
-        told = str(error) if isinstance(error, PlaybookError) else "it was interrupted."
+        told = explain(error)
         raise MigrationFailed(
             f"The installation failed: {told}",
             state=f"The database is at {join(reached)}.",

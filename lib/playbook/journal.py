@@ -42,7 +42,7 @@ from playbook.records import (
     Snapshot,
     StepResult,
 )
-from playbook.revisions import join, pending
+from playbook.revisions import applied, join, pending
 from playbook.sandbox import open_target
 from playbook.snapshot import take_snapshot
 from playbook.targets import Target, load_target, redact
@@ -93,6 +93,11 @@ ON CONFLICT (run_id) DO UPDATE SET
     to_revisions = excluded.to_revisions, steps = excluded.steps, backup = excluded.backup,
     revision_files = excluded.revision_files, message = excluded.message
 """
+MAY_READ_HISTORY = f"""
+SELECT EXISTS (SELECT FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+               WHERE n.nspname = '{HISTORY_SCHEMA}' AND c.relname = 'history'
+                 AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT'))
+"""
 HISTORY = f"SELECT {_COLUMNS} FROM {HISTORY_SCHEMA}.history ORDER BY started_at DESC, run_id DESC"
 
 P = TypeVar("P", bound=Common)
@@ -119,6 +124,7 @@ class Run(Generic[P]):
         self.started_at = datetime.now(UTC)
         self.directory = Path()
         self.went_back = False
+        self._in_history = False
         self._record: dict[str, Any] = {}
         self._steps: dict[str, Any] = {}
 
@@ -150,7 +156,7 @@ class Run(Generic[P]):
         install_formatters()
         previous = namespace.get("run")
         if isinstance(previous, Run):
-            previous.close()
+            previous.abandon()
         parameters = read_parameters(declared, namespace)
         target = load_target(parameters.database, parameters.alembic_ini)
         alembic = Alembic(target)
@@ -269,7 +275,7 @@ class Run(Generic[P]):
             yield
         except GuardRefused as refusal:
             self.begin()
-            self.finish("refused", str(refusal), history=False)
+            self.finish("refused", str(refusal))
             raise
 
     @contextmanager
@@ -278,7 +284,7 @@ class Run(Generic[P]):
         try:
             yield
         except GuardRefused as refusal:
-            self.finish("refused", str(refusal), history=False)
+            self.finish("refused", str(refusal))
             raise
         except BaseException as error:
             outcome = "rolled back" if self.went_back else "failed"
@@ -359,22 +365,25 @@ class Run(Generic[P]):
         self._record["events"].append({"at": moment, "what": redact(event)})
         self._write()
 
-    def finish(self, outcome: str, message: str, *, history: bool = True) -> None:
-        """Write the outcome to the receipt and, if asked, to the target's history table."""
+    def finish(self, outcome: str, message: str) -> None:
+        """Write the outcome to the receipt and to the history table, if the run is in there."""
         if outcome not in OUTCOMES:
             raise ValueError(outcome)
         if not self._record:
             return
         finished = datetime.now(UTC).isoformat()
         self.note(outcome, outcome=outcome, finished_at=finished, message=redact(message))
-        if history:
+        if self._in_history:
             self.write_history()
 
     def write_history(self) -> None:
-        """Put the receipt into ``playbook.history``; a receipt says so where it may not.
+        """Put the receipt into ``playbook.history``, from its first change of the database on.
+
+        Where the role may not write there, the receipt says so and the run goes on.
 
         **Effects**: creates the schema ``playbook`` and its table on first use.
         """
+        self._in_history = True
         receipt = _receipt(self._record, self.directory)
         try:
             with connect(self.target) as connection, connection.cursor() as cursor:
@@ -388,6 +397,12 @@ class Run(Generic[P]):
     def close(self) -> None:
         """End the run's child process; a receipt still ``running`` is left for the next run."""
         self.alembic.close()
+
+    def abandon(self) -> None:
+        """Close a run that will not go on; a receipt still ``running`` becomes ``interrupted``."""
+        if self._record.get("outcome") == "running":
+            self.finish("interrupted", "Another run was begun before this one had ended.")
+        self.close()
 
     def outcome(self, outcome: str, summary: str, **details: Any) -> Outcome:
         """Return the runbook's last table, and end the child process."""
@@ -466,19 +481,27 @@ def known_receipts(target: Target, server: ServerInfo, output_dir: str) -> list[
 
 
 def read_history(connection: Connection) -> History:
-    """Return the runs in ``playbook.history``, the newest first; none without the table."""
-    if not _has_history(connection):
+    """Return the runs in ``playbook.history``, the newest first.
+
+    There are none without the table, nor for a role that may not read it.
+    """
+    if not fetch_value(connection, MAY_READ_HISTORY):
         return History(())
     return History(tuple(_from_row(row) for row in fetch(connection, HISTORY)))
 
 
 def edited_revisions(history: History, graph: RevisionGraph) -> list[str]:
-    """Return revisions whose file is not the one that was last applied, in upgrade order."""
-    applied: dict[str, str] = {}
+    """Return applied revisions whose file is not the one that was applied, in upgrade order.
+
+    One whose run failed was never applied: its file is there to be mended.
+    """
+    known: dict[str, str] = {}
     for run in reversed(history.runs):
         if run.runbook in {"upgrade", "init"}:
-            applied.update(run.revision_files)
-    return [r.revision for r in graph.revisions if applied.get(r.revision, r.sha256) != r.sha256]
+            done = {step.revision for step in run.steps}
+            known.update({name: sha for name, sha in run.revision_files if name in done})
+    here = [r for r in graph.revisions if r.revision in applied(graph)]
+    return [r.revision for r in here if known.get(r.revision, r.sha256) != r.sha256]
 
 
 def software_versions(run: Run[Any]) -> tuple[tuple[str, str], ...]:

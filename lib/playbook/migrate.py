@@ -64,6 +64,7 @@ class Alembic:
         """
         self._target = target
         self._session: dict[str, str] = {}
+        self._requests = 0
         self._start()
 
     def _start(self) -> None:
@@ -293,17 +294,25 @@ class Alembic:
         self._errors.close()
 
     def _ask(self, command: str, *, on_event: EventHandler = ignore_event, **request: Any) -> Any:
-        """Send a request and return its result, handing every other event on."""
+        """Send a request and return its result, handing every other event on.
+
+        Events of an earlier request, whose answer nobody waited for (an interrupted cell), are
+        passed over.
+        """
         stdin, stdout = self._child.stdin, self._child.stdout
         if stdin is None or stdout is None:
             raise RuntimeError("the child was started without pipes")
         try:
-            stdin.write(json.dumps({"command": command, **request}) + "\n")
+            self._requests += 1
+            request |= {"command": command, "number": self._requests}
+            stdin.write(json.dumps(request) + "\n")
             stdin.flush()
         except BrokenPipeError:
             raise self._died() from None
         for line in stdout:
             event = json.loads(line)
+            if event["request"] != self._requests:
+                continue
             if event["event"] == "result":
                 return event["result"]
             if event["event"] == "error":
@@ -313,11 +322,19 @@ class Alembic:
             on_event(event)
         raise self._died()
 
-    def _died(self) -> MigrationFailed:
+    def _died(self) -> PlaybookError:
         code = self._child.wait()
         last = self.output().strip().splitlines()[-1:] or ["it printed nothing"]
+        if not self._versions:
+            return SettingsError(
+                f"Alembic cannot be run by {self._target.python or sys.executable}: "
+                f"{_sentence(last[0])}",
+                remedy=f"Correct python = ... in {self._target.alembic_ini.name}, or install "
+                "Alembic and the driver there.",
+            )
         return MigrationFailed(
-            f"The process that ran Alembic ended by itself (exit code {code}): {last[0]}",
+            f"The process that ran Alembic ended by itself (exit code {code}): "
+            f"{_sentence(last[0])}",
             state="PostgreSQL rolled back what it had not committed.",
             remedy="Run `status` to see where the database is.",
         )
@@ -342,7 +359,12 @@ class Alembic:
             event["alembic"] or command == "open"
         ):
             return SettingsError(f"Alembic says: {_sentence(text)}")
-        if event["sqlstate"] == "55P03":
+        if command == "current" and not event["sqlstate"]:
+            return SettingsError(
+                f"The project's env.py stopped with {kind}: {_sentence(text)}",
+                remedy=f"See that `alembic current` works in {self._target.project}.",
+            )
+        if event["sqlstate"] == "55P03" and event.get("transactional", True):
             return LockNotAcquired(
                 f"A lock was not granted in time: {_sentence(text)}",
                 state="PostgreSQL rolled this attempt back.",

@@ -18,19 +18,21 @@ from uuid import uuid4
 
 from psycopg2 import sql
 
-from playbook.catalog import table_names
+from playbook.catalog import table_names, table_sizes
 from playbook.database import connect, server_info
 from playbook.dump import dump_schema, find_client_tools, load_sql
 from playbook.errors import BackupFailed, MigrationFailed, PlaybookError
+from playbook.hazards import find_hazards
 from playbook.migrate import Alembic
-from playbook.records import Plan, PlanStep, RevisionGraph
+from playbook.records import Hazards, Plan, PlanStep, RevisionGraph
 from playbook.revisions import after, check_target
 from playbook.sandbox import drop_database, open_target
 from playbook.statements import tables_in
 from playbook.targets import Target
 
-__all__ = ["METHODS", "build_plan", "reverse_sql"]
+__all__ = ["METHODS", "build_plan", "reverse_sql", "weigh_hazards"]
 
+ROW_BYTES = 100
 METHODS = ("auto", "offline", "observed")
 
 
@@ -66,7 +68,7 @@ def build_plan(
         to_revisions=after(graph, graph.current, ids, direction),
         steps=steps,
         method=used,
-        sha256=_hash(steps),
+        sha256=_hash(steps, used),
         tables=_existing_tables(target, graph, pieces) if steps else (),
     )
 
@@ -81,6 +83,22 @@ def reverse_sql(alembic: Alembic, plan: Plan) -> str:
         return ""
     back = plan.from_revisions[0] if plan.from_revisions else "base"
     return "\n".join(_wrapped(p) for p in alembic.sql("downgrade", back, plan.to_revisions))
+
+
+def weigh_hazards(target: Target, plan: Plan) -> Hazards:
+    """Return the hazards of a plan's SQL, weighed with the tables' sizes as they are now.
+
+    A table that was never analysed is taken to have a row per `ROW_BYTES` bytes.
+    """
+    with connect(target, read_only=True) as connection:
+        sizes = table_sizes(connection)
+    rows = {
+        f"{t.schema}.{t.table}": t.estimated_rows
+        if t.estimated_rows >= 0
+        else t.table_bytes // ROW_BYTES
+        for t in sizes
+    }
+    return find_hazards(plan.steps, rows)
 
 
 def _sql(
@@ -109,11 +127,17 @@ def _sql(
 def _wrapped(piece: str) -> str:
     """Return a step's SQL as a transaction of its own, as the playbook runs it."""
     text = piece.strip()
-    return text if "BEGIN;" in text else f"BEGIN;\n\n{text}\n\nCOMMIT;"
+    return text if text.startswith("BEGIN;") else f"BEGIN;\n\n{text}\n\nCOMMIT;"
 
 
-def _hash(steps: Sequence[PlanStep]) -> str:
-    record = [[step.revision, step.direction, step.sha256, step.sql] for step in steps]
+def _hash(steps: Sequence[PlanStep], method: str) -> str:
+    """Return the hash by which a plan is known again.
+
+    Observed SQL is not in it: it holds values that Python makes anew each time (a clock, a uuid).
+    """
+    record = [
+        [s.revision, s.direction, s.sha256, s.sql if method == "offline" else ""] for s in steps
+    ]
     return hashlib.sha256(json.dumps(record).encode()).hexdigest()
 
 
@@ -150,7 +174,7 @@ def _observe(target: Target, graph: RevisionGraph, steps: Sequence[PlanStep]) ->
 
 def _collector(statements: list[str]) -> Callable[[Mapping[str, Any]], None]:
     """Return an event handler that keeps the statements of a step, ready for psql."""
-    inside = True
+    inside = True  # of a transaction
 
     def keep(event: Mapping[str, Any]) -> None:
         nonlocal inside
@@ -159,9 +183,9 @@ def _collector(statements: list[str]) -> Callable[[Mapping[str, Any]], None]:
         text = event["sql"].strip().rstrip(";")
         if not event["step"] and not text.upper().startswith("CREATE TABLE"):
             return
-        if inside and event["autocommit"]:
-            statements.append("-- outside a transaction from here on")
-        inside = not event["autocommit"]
+        if inside == event["autocommit"]:
+            statements.append("COMMIT;\n" if inside else "BEGIN;\n")
+            inside = not inside
         statements.append(f"{text};\n")
 
     return keep

@@ -24,7 +24,16 @@ from playbook.catalog import (
 from playbook.database import connect, lock_holder
 from playbook.dump import find_client_tools
 from playbook.errors import BackupFailed
-from playbook.records import Blocker, Checks, Finding, Receipt, RevisionGraph, ServerInfo, Severity
+from playbook.records import (
+    Blocker,
+    Checks,
+    Finding,
+    Hazards,
+    Receipt,
+    RevisionGraph,
+    ServerInfo,
+    Severity,
+)
 from playbook.revisions import join, pending
 from playbook.targets import Target
 
@@ -48,6 +57,7 @@ class Question:
     edited: Sequence[str] = ()
     receipts: Sequence[Receipt] = ()
     backup_folder: Path | None = None
+    hazards: Hazards = Hazards(())
 
 
 def check(target: Target, server: ServerInfo, question: Question) -> Checks:
@@ -63,6 +73,7 @@ def check(target: Target, server: ServerInfo, question: Question) -> Checks:
             _interrupted(question.receipts),
             _transactions(connection, question.tables),
             _indexes(connection),
+            _hazards(question.hazards),
         ]
     if question.backup_folder:
         findings += [_client(server), _room(server, question.backup_folder)]
@@ -222,6 +233,31 @@ def _indexes(connection: Connection) -> Finding:
             "REINDEX INDEX CONCURRENTLY, or drop them and build them again.",
         )
     return Finding("invalid-indexes", Severity.OK, "indexes", "All are valid.")
+
+
+def _hazards(hazards: Hazards) -> Finding:
+    """Stop for statements that would keep others waiting too long, or fail, unless excused."""
+    if hazards.stops:
+        worst = max(hazards.stops, key=lambda h: h.blocked_s)
+        return Finding(
+            "hazards",
+            Severity.STOP,
+            ", ".join(dict.fromkeys(f"{h.rule} on {h.table}" for h in hazards.stops)),
+            f"{len(hazards.stops)} statements would block others for too long, or fail; the worst "
+            f"is in {worst.revision}.",
+            "Rewrite them as `preview` proposes, or excuse each in its revision file: "
+            f"# playbook: allow {worst.rule} on {worst.table} because ...",
+        )
+    waits = [h for h in hazards.items if h.severity is not Severity.OK]
+    if waits:
+        return Finding(
+            "hazards",
+            Severity.WARN,
+            ", ".join(dict.fromkeys(f"{h.rule} on {h.table}" for h in waits)),
+            f"{len(waits)} statements deserve a look.",
+            "`preview` shows each with its remedy.",
+        )
+    return Finding("hazards", Severity.OK, "SQL", "No statement keeps others waiting for long.")
 
 
 def _client(server: ServerInfo) -> Finding:

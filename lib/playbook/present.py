@@ -62,6 +62,8 @@ from playbook.records import (
     Difference,
     Drift,
     Finding,
+    Hazard,
+    Hazards,
     History,
     Integrity,
     Loss,
@@ -414,6 +416,9 @@ def _data_check(result: DataCheckResult) -> tuple[Cell, ...]:
     )
 
 
+STATEMENT_LENGTH = 100
+"""How much of a hazardous statement is quoted; the plan has it in full."""
+
 _HARMLESS = {"intact": "good", "added": "quiet", "columns added": "quiet"}
 """Kinds of difference that lose nothing, and how they are shown."""
 
@@ -598,6 +603,42 @@ def _outcome(outcome: Outcome) -> View:
     return View(tuple(blocks), pill.tone)
 
 
+def _hazards(hazards: Hazards) -> View:
+    if not hazards.items:
+        return _nothing("No statement is hazardous: nobody waits, nothing breaks.")
+    found = Counter(one.severity for one in hazards.items)
+    worst = next(one for one in reversed(Severity) if found[one])
+    tally = ", ".join(f"{found[one]} {one.value}" for one in Severity if found[one])
+    headers = ("weight", "revision", "rule", "table", "rows", "lock held", "statement and remedy")
+    return View(
+        (
+            Text(
+                f"{count(len(hazards.items), 'hazardous statement')}: {tally}",
+                Pill(worst.value, _SEVERITIES[worst]),
+            ),
+            Table(headers, tuple(_hazard(one) for one in hazards.items)),
+        )
+    )
+
+
+def _hazard(one: Hazard) -> tuple[Cell, ...]:
+    """Return a row; one that weighs nothing needs no remedy."""
+    text = " ".join(one.statement.split())
+    text = text if len(text) <= STATEMENT_LENGTH else f"{text[:STATEMENT_LENGTH]}…"
+    waits = f"{one.lock}, others wait with {one.blocks}." if one.blocks else f"{one.lock}."
+    more = [] if one.severity is Severity.OK else [f"{one.detail} {waits}", f"→ {one.remedy}"]
+    more += [f"Allowed: {one.allowed_because}"] if one.allowed_because else []
+    return (
+        Pill(one.severity.value, _SEVERITIES[one.severity]),
+        Code(one.revision),
+        Code(one.rule),
+        Code(one.table),
+        Number(f"~{count(one.rows)}"),
+        Number(f"~{seconds(one.blocked_s)}"),
+        Lines(text, tuple(more)),
+    )
+
+
 def _note(shown: Note) -> View:
     return _nothing(shown.text)
 
@@ -614,6 +655,7 @@ _VIEWS: dict[type, Callable[[Any], View]] = {
     Comparison: _comparison,
     DataChecks: _data_checks,
     Drift: _drift,
+    Hazards: _hazards,
     History: _history,
     Integrity: _integrity,
     Loss: _loss,

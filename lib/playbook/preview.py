@@ -13,14 +13,15 @@ from playbook.database import connect
 from playbook.errors import MigrationFailed
 from playbook.journal import Run
 from playbook.parameters import Common, one_of
-from playbook.plan import METHODS, build_plan, reverse_sql
-from playbook.records import Banner, Loss, Note, Outcome, Plan, RevisionGraph, TableSizes
+from playbook.plan import METHODS, build_plan, reverse_sql, weigh_hazards
+from playbook.records import Banner, Hazards, Loss, Note, Outcome, Plan, RevisionGraph, TableSizes
 from playbook.revisions import check_target, direction_of, join
 from playbook.salvage import find_loss as count_loss
 
 __all__ = [
     "Parameters",
     "conclude",
+    "find_hazards",
     "find_loss",
     "measure_tables",
     "open_run",
@@ -84,6 +85,11 @@ def measure_tables(run: Run[Parameters]) -> TableSizes:
     with connect(run.target, read_only=True) as connection:
         sizes = [t for t in table_sizes(connection) if f"{t.schema}.{t.table}" in plan.tables]
     return TableSizes(tuple(sizes))
+
+
+def find_hazards(run: Run[Parameters]) -> Hazards:
+    """Return what in the plan's SQL can block, break or destroy, as the tables are now."""
+    return run.keep("hazards", weigh_hazards(run.target, run.require("plan", Plan)))
 
 
 def find_loss(run: Run[Parameters]) -> Loss:

@@ -24,6 +24,8 @@ __all__ = [
     "Difference",
     "Drift",
     "Finding",
+    "Hazard",
+    "Hazards",
     "History",
     "Integrity",
     "InvalidIndex",
@@ -178,6 +180,42 @@ class Plan:
     def sql(self) -> str:
         """The SQL of all steps, in order."""
         return "\n".join(step.sql for step in self.steps)
+
+
+@dataclass(frozen=True)
+class Hazard:
+    """Something in a plan's SQL that can block, break or destroy.
+
+    ``rule`` is squawk's name or one of ours; ``rows`` the estimate for ``table`` (-1: unknown);
+    ``blocked_s`` how long the lock will be held by that estimate, 0 for a moment.
+    """
+
+    revision: str
+    rule: str
+    severity: Severity
+    table: str
+    rows: int
+    lock: str
+    blocks: str
+    """What others cannot do meanwhile, in words; "" if nothing waits."""
+    blocked_s: float
+    statement: str
+    detail: str
+    remedy: str
+    allowed_because: str = ""
+    """The reason of an exemption in the revision file."""
+
+
+@dataclass(frozen=True)
+class Hazards:
+    """The hazards of a plan, in the order of its statements; empty if there are none."""
+
+    items: tuple[Hazard, ...]
+
+    @property
+    def stops(self) -> tuple[Hazard, ...]:
+        """Those that forbid to go on and that no revision file excuses."""
+        return tuple(h for h in self.items if h.severity is Severity.STOP and not h.allowed_because)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 from playbook import archive, salvage
 from playbook.apply import Limits, apply_plan
 from playbook.database import advisory_lock
-from playbook.errors import GuardRefused, MigrationFailed, PlaybookError
+from playbook.errors import GuardRefused, MigrationFailed, PlaybookError, explain
 from playbook.journal import Run, known_receipts
 from playbook.parameters import Common, one_of
 from playbook.plan import build_plan
@@ -238,7 +238,7 @@ def _apply(run: Run[Parameters], plan: Plan) -> Applied:
         reached = run.alembic.current()
         failed = plan.steps[min(len(done), len(plan.steps) - 1)].revision
         run.note(f"{failed} failed", to_revisions=list(reached))
-        told = str(error) if isinstance(error, PlaybookError) else "it was interrupted."
+        told = explain(error)
         raise MigrationFailed(
             f"The downgrade of {failed} failed: {told}",
             state=f"The database is at {join(reached)}; nothing that was salvaged is lost.",

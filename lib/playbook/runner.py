@@ -35,7 +35,7 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.pool import Pool
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping
     from typing import TextIO
 
     from alembic.runtime.migration import MigrationContext, RevisionStep
@@ -90,7 +90,6 @@ class Observer:
         self.emit = emit
         self.expected = expected
         self.session = dict(session)
-        self.identity: dict[str, Any] | None = None
         self.tables: dict[int, tuple[str, int]] = {}
         self.locks: dict[str, str] = {}
         self.rewritten: set[str] = set()
@@ -110,14 +109,13 @@ class Observer:
     def reset(self, session: Mapping[str, str], record: bool = False) -> None:
         """Forget the last request; use these session settings from now on."""
         self.session.update(session)
-        self.identity, self.tables, self.locks, self.rewritten = None, {}, {}, set()
+        self.tables, self.locks, self.rewritten = {}, {}, set()
         self.statements, self.outside_transaction, self.last_statement = 0, False, ""
         self.record, self.recording = record, False
 
     def on_checkout(self, dbapi_connection: Any, record: Any, proxy: Any) -> None:
         """Check where the session is, then set it up; nothing was written before."""
         identifier, oid, name, pid = query(dbapi_connection, IDENTITY)[0]
-        self.identity = {"system_identifier": identifier, "database_oid": int(oid), "name": name}
         if self.expected and (
             identifier != self.expected["system_identifier"]
             or int(oid) != self.expected["database_oid"]
@@ -145,7 +143,8 @@ class Observer:
         self.statements += 1
         self.last_statement = statement
         raw = connection.connection
-        if getattr(getattr(raw, "dbapi_connection", raw), "autocommit", False):
+        autocommit = bool(getattr(getattr(raw, "dbapi_connection", raw), "autocommit", False))
+        if autocommit:
             self.outside_transaction = True
             if CONCURRENTLY.search(statement) and "concurrently_timeout" in self.session:
                 set_setting(raw, "lock_timeout", self.session["concurrently_timeout"])
@@ -158,7 +157,7 @@ class Observer:
                 "event": "statement",
                 "sql": shown,
                 "step": self.recording,
-                "autocommit": self.outside_transaction,
+                "autocommit": autocommit,
             }
         )
 
@@ -224,7 +223,7 @@ def set_setting(dbapi_connection: Any, setting: str, value: str) -> None:
 def with_values(
     cursor: Any, statement: str, parameters: Any, context: Any, executemany: bool
 ) -> str:
-    """Return a statement with its values in place, as the driver sends it; repeated for each row."""
+    """Return a statement with its values in place, as the driver sends it, once for each row."""
     if not hasattr(cursor, "mogrify"):
         return statement
     options = getattr(context, "execution_options", None) or {}
@@ -300,11 +299,11 @@ class Runner:
     def steps(self, request: Mapping[str, Any], heads: tuple[str, ...]) -> list[RevisionStep]:
         """Return Alembic's own steps for a plan request."""
         if request["direction"] == "upgrade":
-            return self.script._upgrade_revs(request["target"], heads)
+            return self.script._upgrade_revs(request["target"], heads)  # type: ignore[arg-type]
         lacking = [s for s in self.downgrade_scripts(request["target"], heads) if not downgrades(s)]
         if lacking:
             raise util.CommandError("Revision %s has no downgrade function" % lacking[0].revision)
-        return self.script._downgrade_revs(request["target"], heads)
+        return self.script._downgrade_revs(request["target"], heads)  # type: ignore[arg-type]
 
     def downgrade_scripts(self, target: str, heads: tuple[str, ...]) -> list[Script]:
         """Return the revision files that a downgrade passes."""
@@ -446,7 +445,8 @@ def flatten(differences: Iterable[Any]) -> list[str]:
         if isinstance(item, list):
             lines.extend(flatten(item))
         else:
-            lines.append(" ".join([item[0].replace("_", " ")] + [name(p) for p in item[1:] if p]))
+            parts = [name(part) for part in item[1:] if part is not None]
+            lines.append(" ".join([item[0].replace("_", " "), *parts]))
     return lines
 
 
@@ -489,9 +489,14 @@ def read_requests(stream: TextIO, requests: queue.Queue[Any]) -> None:
     os._exit(1)
 
 
-def serve(requests: queue.Queue[Any], emit: Emit) -> NoReturn:
-    """Answer requests until the process is ended."""
+def serve(requests: queue.Queue[Any], send: Emit) -> NoReturn:
+    """Answer requests until the process is ended; each event bears its request's number."""
     runner: Runner | None = None
+    request: dict[str, Any] = {}
+
+    def emit(record: Mapping[str, Any]) -> None:
+        send(dict(record, request=request.get("number")))
+
     while True:
         request = requests.get()
         try:
@@ -501,24 +506,30 @@ def serve(requests: queue.Queue[Any], emit: Emit) -> NoReturn:
             else:
                 result = getattr(runner, request["command"])(request)
         except (Exception, SystemExit) as error:  # reported, whatever a project's env.py raises
-            emit(error_event(error, runner and runner.observer))
+            emit(error_event(error, runner.observer if runner else None))
         else:
-            identity = runner.observer.identity
-            emit({"event": "result", "result": result, "identity": identity})
+            emit({"event": "result", "result": result})
+
+
+def hide_own_folder() -> None:
+    """Take this file's folder off the path: a project's `database` is not the playbook's."""
+    here = os.path.dirname(os.path.abspath(__file__))
+    sys.path[:] = [p for p in sys.path if os.path.abspath(p or os.curdir) != here]
 
 
 def main() -> NoReturn:
     """Talk JSON on the pipes that the parent holds."""
     events = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)
+    hide_own_folder()
     requests: queue.Queue[Any] = queue.Queue()
 
-    def emit(record: Mapping[str, Any]) -> None:
+    def send(record: Mapping[str, Any]) -> None:
         events.write(json.dumps(record) + "\n")
         events.flush()
 
     threading.Thread(target=read_requests, args=(sys.stdin, requests), daemon=True).start()
-    serve(requests, emit)
+    serve(requests, send)
 
 
 if __name__ == "__main__":

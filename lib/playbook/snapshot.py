@@ -136,15 +136,16 @@ def _query(name: str, columns: TableColumns, fingerprints: bool) -> sql.Composab
     key = [sql.Identifier(column) for column, _, _, is_key in columns[name] if is_key]
     seed: sql.Composable = sql.Literal(SEED)
     for part in key:
-        seed = sql.SQL("hashtextextended({}::text, {})").format(part, seed)
+        seed = sql.SQL('hashtextextended({}::text COLLATE "C", {})').format(part, seed)
     parts: list[sql.Composable] = [sql.SQL("count(*)")]
     for column, *_ in columns[name]:
         value = sql.Identifier(column)
         parts.append(sql.SQL("count({})").format(value))
+        # In the collation "C" texts that another one takes as equal have different hashes.
         parts.append(
-            sql.SQL("sum(coalesce(hashtextextended({}::text, {}), {})::numeric)").format(
-                value, sql.Identifier(SEED_COLUMN), sql.Literal(NULL_HASH)
-            )
+            sql.SQL(
+                'sum(coalesce(hashtextextended({}::text COLLATE "C", {}), {})::numeric)'
+            ).format(value, sql.Identifier(SEED_COLUMN), sql.Literal(NULL_HASH))
             if fingerprints
             else sql.SQL("NULL")
         )

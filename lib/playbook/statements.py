@@ -9,22 +9,133 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from pglast import ast, parse_sql
-from pglast.enums import AlterTableType, ObjectType
+from pglast import ast, parse_sql, split
+from pglast.enums import AlterTableType, ConstrType, ObjectType
 from pglast.parser import ParseError
 from pglast.visitors import Visitor
 
-__all__ = ["Dropped", "dropped_objects", "tables_in"]
+from playbook.locks import MODES
+
+__all__ = [
+    "Dropped",
+    "Statement",
+    "created_tables",
+    "dropped_objects",
+    "read_statements",
+    "tables_in",
+]
 
 DEFAULT_SCHEMA = "public"
 
 
 @dataclass(frozen=True)
 class Dropped:
-    """A table (``column`` is "") or a column that SQL drops."""
+    """A table (``column`` is "") or a column whose rows SQL destroys."""
 
     table: str
     column: str
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One statement: its text, the lines it stands on (from 0), and the table it is about.
+
+    ``lock`` is the mode it takes on that table. ``writes`` are the kinds of row changes in it:
+    ``update-all-rows``, ``update-rows``, ``delete-all-rows``, ``delete-rows`` or ``truncate``.
+    """
+
+    text: str
+    first_line: int
+    last_line: int
+    table: str
+    lock: str
+    writes: tuple[str, ...]
+
+
+def read_statements(text: str) -> list[Statement]:
+    """Return the statements of SQL that are about a table; empty if it cannot be parsed."""
+    found = []
+    for part in _slices(text):
+        piece = text[part].strip()
+        statement = _parse_one(piece)
+        table = _subject(statement)
+        if table:
+            first, last = (text.count("\n", 0, end) for end in (part.start, part.stop))
+            found.append(
+                Statement(
+                    _without_comments(piece),
+                    first,
+                    last,
+                    table,
+                    _lock(statement),
+                    _writes(statement),
+                )
+            )
+    return found
+
+
+def created_tables(text: str) -> set[str]:
+    """Return the tables that SQL creates, as ``schema.table``."""
+    return {
+        _name(statement.relation)
+        for statement in _parse(text)
+        if isinstance(statement, ast.CreateStmt)
+    }
+
+
+def _subject(statement: Any) -> str:
+    """Return the table that a statement changes, "" if it changes none."""
+    relation = getattr(statement, "relation", None)
+    if isinstance(relation, ast.RangeVar):
+        return _name(relation)
+    if isinstance(statement, ast.TruncateStmt):
+        return _name((statement.relations or ())[0])
+    dropped = list(_dropped((statement,)))
+    return dropped[0].table if dropped else ""
+
+
+def _writes(statement: Any) -> tuple[str, ...]:
+    kinds = {ast.UpdateStmt: "update", ast.DeleteStmt: "delete"}
+    if type(statement) in kinds:
+        reach = "rows" if statement.whereClause else "all-rows"
+        return (f"{kinds[type(statement)]}-{reach}",)
+    return ("truncate",) if isinstance(statement, ast.TruncateStmt) else ()
+
+
+def _lock(statement: Any) -> str:
+    """Return the lock mode that a statement takes on its table.
+
+    ALTER TABLE has many; the strongest is right for all that this module is asked about but
+    VALIDATE CONSTRAINT and foreign keys. Source: PostgreSQL's documentation of each command.
+    """
+    if isinstance(statement, ast.IndexStmt):
+        return "ShareUpdateExclusiveLock" if statement.concurrent else "ShareLock"
+    if isinstance(statement, (ast.UpdateStmt, ast.DeleteStmt, ast.InsertStmt)):
+        return "RowExclusiveLock"
+    if isinstance(statement, ast.AlterTableStmt):
+        return max((_alter_lock(command) for command in statement.cmds or ()), key=MODES.index)
+    return "AccessExclusiveLock"
+
+
+def _alter_lock(command: Any) -> str:
+    if command.subtype == AlterTableType.AT_ValidateConstraint:
+        return "ShareUpdateExclusiveLock"
+    constraint = getattr(command, "def_", None)
+    if isinstance(constraint, ast.Constraint) and constraint.contype == ConstrType.CONSTR_FOREIGN:
+        return "ShareRowExclusiveLock"
+    return "AccessExclusiveLock"
+
+
+def _without_comments(text: str) -> str:
+    """Return a statement without the comment lines before it."""
+    lines = text.splitlines()
+    while lines and (not lines[0].strip() or lines[0].lstrip().startswith("--")):
+        del lines[0]
+    return "\n".join(lines)
+
+
+def _name(relation: Any) -> str:
+    return f"{relation.schemaname or DEFAULT_SCHEMA}.{relation.relname}"
 
 
 def tables_in(text: str) -> set[str]:
@@ -33,36 +144,59 @@ def tables_in(text: str) -> set[str]:
 
     class Tables(Visitor):
         def visit_RangeVar(self, ancestors: Any, node: Any) -> None:
-            found.add(f"{node.schemaname or DEFAULT_SCHEMA}.{node.relname}")
+            found.add(_name(node))
 
     Tables()(_parse(text))
     return found | {item.table for item in dropped_objects(text)}
 
 
 def dropped_objects(text: str) -> list[Dropped]:
-    """Return the tables and columns that SQL drops, in its order; views are not data."""
+    """Return the tables and columns that SQL drops or empties, in its order; views are no data."""
     return list(_dropped(_parse(text)))
 
 
 def _parse(text: str) -> tuple[Any, ...]:
+    """Return what the parser makes of each statement; one it cannot read hides no other."""
     try:
         return tuple(raw.stmt for raw in parse_sql(text))
     except ParseError:
+        return tuple(found for part in _split(text) if (found := _parse_one(part)) is not None)
+
+
+def _split(text: str) -> tuple[str, ...]:
+    return tuple(text[part] for part in _slices(text))
+
+
+def _slices(text: str) -> tuple[slice, ...]:
+    try:
+        return tuple(split(text, with_parser=False, only_slices=True) or ())
+    except ParseError:  # an open quote: its end cannot be told
         return ()
+
+
+def _parse_one(text: str) -> Any | None:
+    try:
+        parsed = parse_sql(text)
+    except ParseError:
+        return None
+    return parsed[0].stmt if parsed else None
 
 
 def _dropped(statements: tuple[Any, ...]) -> Iterator[Dropped]:
     for statement in statements:
         if isinstance(statement, ast.DropStmt) and statement.removeType == ObjectType.OBJECT_TABLE:
             for parts in statement.objects or ():
-                names = [part.sval for part in parts]
+                names = [part.sval for part in parts][-2:]
                 yield Dropped(".".join(names if len(names) > 1 else (DEFAULT_SCHEMA, *names)), "")
+        if isinstance(statement, ast.TruncateStmt):
+            for table in statement.relations or ():
+                yield Dropped(_name(table), "")
         if isinstance(statement, ast.AlterTableStmt):
             yield from _dropped_columns(statement)
 
 
 def _dropped_columns(statement: Any) -> Iterator[Dropped]:
-    table = f"{statement.relation.schemaname or DEFAULT_SCHEMA}.{statement.relation.relname}"
+    table = _name(statement.relation)
     for command in statement.cmds:
         if command.subtype == AlterTableType.AT_DropColumn:
             yield Dropped(table, command.name)

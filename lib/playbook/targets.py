@@ -61,7 +61,9 @@ Source: PostgreSQL's documentation, "Environment Variables" of libpq.
 _URL_SCHEME = re.compile(r"^postgres(?:ql)?(?:\+\w+)?://")
 _SECRET_KEYS = ("password", "sslpassword")
 _SECRETS = (
-    (re.compile(r"(://[^/\s@:]*):[^/\s]*@"), r"\1:***@"),
+    (re.compile(r"(://[^/\s@:]*):\S*@"), r"\1:***@"),
+    # The same, mistyped or without its scheme.
+    (re.compile(r"""(?<![^\s'"])((?:\w+:?/{1,2})?[^\s'":/@]+):(?!//)[^\s@]\S*@"""), r"\1:***@"),
     (re.compile(r"((?:ssl)?password\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s&]+)", re.IGNORECASE), r"\1***"),
 )
 _DURATION = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(ms|s|min|h)\s*$")
@@ -188,7 +190,7 @@ def read_section(alembic_ini: Path, name: str = "") -> dict[str, str]:
     options: dict[str, str] = {}
     for section in (SECTION, f"{SECTION}:{name}"):
         if parser.has_section(section):
-            options |= dict(parser.items(section))
+            options |= {k: v for k, v in parser.items(section) if k not in parser.defaults()}
     unknown = sorted(set(options) - KNOWN_OPTIONS)
     if unknown:
         raise SettingsError(
@@ -307,11 +309,18 @@ def _parse_url(url: str, origin: str) -> dict[str, str]:
             f"{origin[0].upper()}{origin[1:]} does not hold a postgresql:// URL.",
             remedy="It must read postgresql://user@host:port/name.",
         )
+    unreadable = SettingsError(
+        f"The URL in {origin} is not one that libpq can read.",
+        remedy="It must read postgresql://user@host:port/name; percent-encode odd characters "
+        "(the @ of a password is %40, its / is %2F).",
+    )
     try:
         keywords: dict[str, str] = parse_dsn(_URL_SCHEME.sub("postgresql://", url))
     except psycopg2.ProgrammingError:  # its text may quote the password
-        raise SettingsError(
-            f"The URL in {origin} is not one that libpq can read.",
-            remedy="It must read postgresql://user@host:port/name; percent-encode odd characters.",
-        ) from None
+        raise unreadable from None
+    # libpq would take the rest of a password with a bare @ or / for the host or the port, and
+    # then show it.
+    bare_at = url.partition("?")[0].count("@") > 1
+    if bare_at or not re.fullmatch(r"[\d,]*", keywords.get("port", "")):
+        raise unreadable
     return keywords

@@ -44,7 +44,7 @@ def build_sandbox(namespace: Mapping[str, Any]) -> Note:
     target = _sandbox(namespace)
     previous = namespace.get("run")
     if isinstance(previous, Run):
-        previous.close()
+        previous.abandon()
     reset_database(target, "legacy")
     return Note(f"The sandbox database {target.database!r} is ready, with the legacy tables.")
 

@@ -9,10 +9,10 @@ from typing import Any
 from playbook import archive
 from playbook.apply import Limits, apply_plan
 from playbook.database import advisory_lock, connect
-from playbook.errors import GuardRefused, MigrationFailed, PlaybookError, VerifyFailed
+from playbook.errors import GuardRefused, MigrationFailed, PlaybookError, VerifyFailed, explain
 from playbook.journal import Run, edited_revisions, known_receipts, read_history
 from playbook.parameters import Common, one_of
-from playbook.plan import build_plan
+from playbook.plan import build_plan, weigh_hazards
 from playbook.preflight import Question, check
 from playbook.present import note, progress
 from playbook.records import (
@@ -23,6 +23,7 @@ from playbook.records import (
     Comparison,
     DataChecks,
     Drift,
+    Hazards,
     Integrity,
     Note,
     Outcome,
@@ -51,6 +52,7 @@ __all__ = [
     "compare_data",
     "conclude",
     "find_drift",
+    "find_hazards",
     "open_run",
     "plan_upgrade",
     "read_revisions",
@@ -118,6 +120,11 @@ def plan_upgrade(run: Run[Parameters]) -> Plan:
     return run.keep("plan", plan)
 
 
+def find_hazards(run: Run[Parameters]) -> Hazards:
+    """Return what in the plan's SQL can block, break or destroy, as the tables are now."""
+    return weigh_hazards(run.target, plan_upgrade(run))
+
+
 def check_preflight(run: Run[Parameters]) -> Checks:
     """Return what is in the way of what would run.
 
@@ -136,6 +143,7 @@ def check_preflight(run: Run[Parameters]) -> Checks:
             edited=edited_revisions(history, run.graph),
             receipts=known_receipts(run.target, run.server, run.parameters.output_dir),
             backup_folder=archive.backup_folder(run.target, BACKUPS) if wants_backup else None,
+            hazards=find_hazards(run),
         )
         return run.keep("preflight", run.must_pass(check(run.target, run.server, question)))
 
@@ -281,7 +289,7 @@ def _after_failure(
     failed = plan.steps[min(applied, len(plan.steps) - 1)]
     transactional = getattr(error, "transactional", True)
     run.note(f"{failed.revision} failed", to_revisions=list(reached))
-    told = str(error) if isinstance(error, PlaybookError) else "it was interrupted."
+    told = explain(error)
     where = f"The database is at {join(reached)}"
     if not transactional:
         state = f"{where}, with {failed.revision} half-applied: it had left its transaction."

@@ -117,6 +117,11 @@ def load_checks(directory: Path) -> list[DataCheck]:
 
 def _read_checks(path: Path) -> Iterator[DataCheck]:
     parts = _HEADER.split(path.read_text("utf-8"))
+    if any(line.strip() and not line.startswith("--") for line in parts[0].splitlines()):
+        raise SettingsError(
+            f"{path.name} has SQL before its first data check's name, so it would never run.",
+            remedy="Write a line `-- name: what_holds` above each query.",
+        )
     for name, body in zip(parts[1::2], parts[2::2], strict=True):
         lines = body.strip().splitlines()
         comments = [line.removeprefix("--").strip() for line in lines if line.startswith("--")]
@@ -139,7 +144,8 @@ def run_checks(target: Target, graph: RevisionGraph) -> DataChecks:
 
 
 def _run_check(connection: Connection, target: Target, check: DataCheck) -> DataCheckResult:
-    query = f"SELECT count(*) OVER (), r::text FROM ({check.query}) AS r LIMIT {EXAMPLES}"
+    # On lines of its own: the query may end in a comment.
+    query = f"SELECT count(*) OVER (), r::text FROM (\n{check.query}\n) AS r LIMIT {EXAMPLES}"
     try:
         with map_driver_errors(target):
             rows = fetch(connection, query)
