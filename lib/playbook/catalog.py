@@ -23,11 +23,14 @@ __all__ = [
     "may_create_schema",
     "missing_privileges",
     "open_transactions",
+    "prepared_transactions",
     "relation_exists",
+    "standbys",
     "table_columns",
     "table_names",
     "table_sizes",
     "unvalidated_constraints",
+    "vacuums",
 ]
 
 HISTORY_SCHEMA = "playbook"
@@ -180,6 +183,53 @@ def may_create_schema(connection: Connection) -> bool:
     """Say whether this role may create a schema in this database."""
     query = "SELECT has_database_privilege(current_database(), 'CREATE')"
     return bool(fetch_value(connection, query))
+
+
+def prepared_transactions(connection: Connection) -> list[tuple[str, str, float]]:
+    """Return (global id, owner, age in seconds) of prepared transactions, the oldest first.
+
+    They hold their locks until somebody commits or rolls them back, across restarts too.
+    """
+    query = """
+        SELECT gid, owner::text, extract(epoch FROM clock_timestamp() - prepared)::float
+        FROM pg_prepared_xacts WHERE database = current_database() ORDER BY prepared
+    """
+    return [(gid, owner, age_s) for gid, owner, age_s in fetch(connection, query)]
+
+
+def vacuums(connection: Connection, tables: Sequence[str]) -> list[tuple[str, int, bool]]:
+    """Return (table, pid, to prevent wraparound) of vacuums under way on some tables.
+
+    An ordinary autovacuum gives way to a lock request; one against wraparound does not.
+    """
+    query = """
+        SELECT n.nspname || '.' || c.relname, p.pid, a.query LIKE '%%to prevent wraparound%%'
+        FROM pg_stat_progress_vacuum AS p JOIN pg_class AS c ON c.oid = p.relid
+        JOIN pg_namespace AS n ON n.oid = c.relnamespace
+        JOIN pg_stat_activity AS a ON a.pid = p.pid
+        WHERE n.nspname || '.' || c.relname = ANY (%s) ORDER BY 1
+    """
+    return [
+        (name, pid, bool(hard)) for name, pid, hard in fetch(connection, query, (list(tables),))
+    ]
+
+
+def standbys(connection: Connection) -> list[tuple[str, int]]:
+    """Return (name, bytes of WAL it is behind) of standbys and replication slots, sorted.
+
+    Slots nobody reads from are among them: they keep WAL on the primary's disk. A role without
+    pg_monitor sees no standbys.
+    """
+    query = """
+        SELECT coalesce(application_name, client_addr::text, 'standby'),
+               pg_wal_lsn_diff(pg_current_wal_lsn(), replay_lsn)::bigint
+        FROM pg_stat_replication WHERE replay_lsn IS NOT NULL
+        UNION ALL
+        SELECT 'slot ' || slot_name, pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint
+        FROM pg_replication_slots WHERE restart_lsn IS NOT NULL AND NOT active
+        ORDER BY 1
+    """
+    return [(name, behind_bytes) for name, behind_bytes in fetch(connection, query)]
 
 
 def droppable_schemas(connection: Connection) -> list[str]:

@@ -40,6 +40,7 @@ __all__ = [
     "lock_holder",
     "map_driver_errors",
     "server_info",
+    "settings_stick",
 ]
 
 APPLICATION_NAME = "migration-playbook"
@@ -69,8 +70,6 @@ WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
 # psycopg2 gives a failed connection no SQLSTATE, so libpq's text is all there is to tell them
 # apart by; a server that speaks another language falls through to the last remedy.
 _REFUSALS = (
-    ("28000", ('FATAL: role "',), "Correct the user's name, or ask for a role that may log in."),
-    ("3D000", ("does not exist",), "Create it (createdb), or correct the database's name."),
     ("", ("definition of service",), "Correct the service's name, or the file ~/.pg_service.conf."),
     (
         "28P01",
@@ -82,6 +81,8 @@ _REFUSALS = (
         ("pg_hba.conf", "is not permitted to log in", "Peer authentication failed"),
         "Ask for a login: the role's LOGIN attribute and the server's pg_hba.conf decide it.",
     ),
+    ("28000", ('FATAL: role "',), "Correct the user's name, or ask for such a role."),
+    ("3D000", ("does not exist",), "Create it (createdb), or correct the database's name."),
     ("42501", ("permission denied for database",), "Ask for GRANT CONNECT on this database."),
     (
         "53300",
@@ -230,6 +231,21 @@ def server_info(connection: Connection) -> ServerInfo:
 def _with_short_version(row: Row) -> Row:
     name, oid, identifier_, version, *rest = row
     return (name, oid, identifier_, version.split(" ")[0], *rest)
+
+
+def settings_stick(target: Target) -> bool:
+    """Say whether what a session sets stays with it: false behind a pooler in transaction mode.
+
+    Two sessions at once each set a value of their own; behind such a pooler they take turns on
+    one session of the server, and the first then reads what the second has set.
+    """
+    query = "SELECT set_config('playbook.session', %s, false)"
+    with connect(target) as first, connect(target) as second:
+        fetch(first, query, ("first",))
+        fetch(second, query, ("second",))
+        read = fetch_value(first, "SELECT current_setting('playbook.session', true)")
+        fetch(first, query, ("",))
+        return bool(read == "first")
 
 
 def end_session(target: Target, pid: int, *, wait_s: float = 10.0) -> None:

@@ -93,6 +93,10 @@ ON CONFLICT (run_id) DO UPDATE SET
     to_revisions = excluded.to_revisions, steps = excluded.steps, backup = excluded.backup,
     revision_files = excluded.revision_files, message = excluded.message
 """
+SETTLE = f"""
+UPDATE {HISTORY_SCHEMA}.history SET outcome = 'interrupted'
+WHERE outcome = 'running' AND run_id <> %s
+"""
 MAY_READ_HISTORY = f"""
 SELECT EXISTS (SELECT FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
                WHERE n.nspname = '{HISTORY_SCHEMA}' AND c.relname = 'history'
@@ -227,6 +231,11 @@ class Run(Generic[P]):
                 remedy="Run the notebook's cells from the top.",
             )
         return record
+
+    def resolve_path(self, text: str) -> Path:
+        """Return the path that a parameter names; a relative one starts at the project."""
+        path = Path(text).expanduser()
+        return path if path.is_absolute() else self.target.project / path
 
     @property
     def version_table(self) -> str:
@@ -394,6 +403,23 @@ class Run(Generic[P]):
             self._record["history"] = f"not written: {error.problem}"
             self._write()
 
+    def settle_interrupted(self) -> None:
+        """Write ``interrupted`` to receipts and history rows of killed runs on this database.
+
+        Called while the advisory lock is held: a row that still says ``running`` is then of a
+        run that no longer is, or that is past its changes and will write its own end.
+        """
+        folder = runs_folder(self.target, self.parameters.output_dir)
+        for receipt in known_receipts(self.target, self.server, self.parameters.output_dir):
+            if receipt.outcome == "interrupted":
+                _settle(folder / receipt.directory.name / RECEIPT)
+        try:
+            with connect(self.target) as connection, connection.cursor() as cursor:
+                if _has_history(connection):
+                    cursor.execute(SETTLE, (self.directory.name,))
+        except PlaybookError as error:
+            self.note(f"killed runs were not noted in playbook.history: {error.problem}")
+
     def close(self) -> None:
         """End the run's child process; a receipt still ``running`` is left for the next run."""
         self.alembic.close()
@@ -425,13 +451,24 @@ class Run(Generic[P]):
         self.close()
 
     def _write(self) -> None:
-        """Replace the receipt by its new state in one step, flushed to the disk."""
-        temporary = self.directory / f".{RECEIPT}"
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(json.dumps(self._record, indent=1, default=_plain) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self.directory / RECEIPT)
+        _replace(self.directory / RECEIPT, self._record)
+
+
+def _settle(path: Path) -> None:
+    """Replace a killed run's receipt by one that says so."""
+    record = json.loads(path.read_text("utf-8"))
+    if record["outcome"] == "running":
+        _replace(path, record | {"outcome": "interrupted"})
+
+
+def _replace(path: Path, record: Mapping[str, Any]) -> None:
+    """Replace a JSON file by its new state in one step, flushed to the disk."""
+    temporary = path.with_name(f".{path.name}")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(record, indent=1, default=_plain) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
 
 
 def runs_folder(target: Target, output_dir: str) -> Path:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -282,13 +283,14 @@ class Alembic:
 
     def close(self) -> None:
         """End the child: it leaves when its input closes, or is killed after 5 s."""
-        if self._child.poll() is None and self._child.stdin:
-            self._child.stdin.close()
-            try:
-                self._child.wait(STOP_WAIT_S)
-            except subprocess.TimeoutExpired:
-                self._child.kill()
-                self._child.wait()
+        if self._child.stdin:
+            with suppress(BrokenPipeError):  # a request that a dead child never read
+                self._child.stdin.close()
+        try:
+            self._child.wait(STOP_WAIT_S)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            self._child.wait()
         if self._child.stdout:
             self._child.stdout.close()
         self._errors.close()
@@ -359,6 +361,11 @@ class Alembic:
             event["alembic"] or command == "open"
         ):
             return SettingsError(f"Alembic says: {_sentence(text)}")
+        if command == "graph":
+            return SettingsError(
+                f"The project's revision files cannot be loaded: {kind}: {_sentence(text)}",
+                remedy=f"See that `alembic history` works in {self._target.project}.",
+            )
         if command == "current" and not event["sqlstate"]:
             return SettingsError(
                 f"The project's env.py stopped with {kind}: {_sentence(text)}",

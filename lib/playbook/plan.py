@@ -13,6 +13,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -21,7 +22,7 @@ from psycopg2 import sql
 from playbook.catalog import table_names, table_sizes
 from playbook.database import connect, server_info
 from playbook.dump import dump_schema, find_client_tools, load_sql
-from playbook.errors import BackupFailed, MigrationFailed, PlaybookError
+from playbook.errors import BackupFailed, MigrationFailed, PlaybookError, SettingsError
 from playbook.hazards import find_hazards
 from playbook.migrate import Alembic
 from playbook.records import Hazards, Plan, PlanStep, RevisionGraph
@@ -30,7 +31,7 @@ from playbook.sandbox import drop_database, open_target
 from playbook.statements import tables_in
 from playbook.targets import Target
 
-__all__ = ["METHODS", "build_plan", "reverse_sql", "weigh_hazards"]
+__all__ = ["METHODS", "build_plan", "read_plan_hash", "reverse_sql", "weigh_hazards"]
 
 ROW_BYTES = 100
 METHODS = ("auto", "offline", "observed")
@@ -83,6 +84,21 @@ def reverse_sql(alembic: Alembic, plan: Plan) -> str:
         return ""
     back = plan.from_revisions[0] if plan.from_revisions else "base"
     return "\n".join(_wrapped(p) for p in alembic.sql("downgrade", back, plan.to_revisions))
+
+
+def read_plan_hash(path: Path) -> str:
+    """Return the hash in a ``plan.json`` that `preview` wrote.
+
+    Raises:
+        SettingsError: there is no such file, or it is no plan.
+    """
+    try:
+        return str(json.loads(path.read_text("utf-8"))["sha256"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SettingsError(
+            f"{path} is not a plan that can be read ({type(error).__name__}).",
+            remedy="Write -r plan with the path of a plan.json that `preview` made.",
+        ) from error
 
 
 def weigh_hazards(target: Target, plan: Plan) -> Hazards:

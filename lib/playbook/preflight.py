@@ -18,10 +18,14 @@ from playbook.catalog import (
     invalid_indexes,
     missing_privileges,
     open_transactions,
+    prepared_transactions,
     relation_exists,
+    standbys,
     table_names,
+    unvalidated_constraints,
+    vacuums,
 )
-from playbook.database import connect, lock_holder
+from playbook.database import connect, lock_holder, settings_stick
 from playbook.dump import find_client_tools
 from playbook.errors import BackupFailed
 from playbook.records import (
@@ -42,14 +46,16 @@ __all__ = ["Question", "check"]
 OLDEST_SUPPORTED = 130000
 """PostgreSQL 13, as server_version_num."""
 LONG_TRANSACTION_S = 60.0
+LATE_BYTES = 256 * 1024 * 1024
+"""A standby so far behind needs many segments of WAL (16 MB each) to catch up."""
 
 
 @dataclass(frozen=True)
 class Question:
     """What the answers depend on besides the database.
 
-    ``tables`` are those that the plan names (empty: no plan yet); ``backup_folder`` is where a
-    backup will go (None: none will be taken).
+    ``tables`` and ``hazards`` are those of the plan (empty and None: no plan yet);
+    ``backup_folder`` is where a backup will go (None: none will be taken).
     """
 
     graph: RevisionGraph
@@ -57,7 +63,7 @@ class Question:
     edited: Sequence[str] = ()
     receipts: Sequence[Receipt] = ()
     backup_folder: Path | None = None
-    hazards: Hazards = Hazards(())
+    hazards: Hazards | None = None
 
 
 def check(target: Target, server: ServerInfo, question: Question) -> Checks:
@@ -72,9 +78,15 @@ def check(target: Target, server: ServerInfo, question: Question) -> Checks:
             _other_run(connection),
             _interrupted(question.receipts),
             _transactions(connection, question.tables),
+            _prepared(connection),
+            _vacuums(connection, question.tables),
             _indexes(connection),
-            _hazards(question.hazards),
+            _constraints(connection),
+            _standbys(connection, server),
+            _pooler(target),
         ]
+    if question.hazards is not None:
+        findings.append(_hazards(question.hazards))
     if question.backup_folder:
         findings += [_client(server), _room(server, question.backup_folder)]
     return Checks(tuple(findings))
@@ -233,6 +245,77 @@ def _indexes(connection: Connection) -> Finding:
             "REINDEX INDEX CONCURRENTLY, or drop them and build them again.",
         )
     return Finding("invalid-indexes", Severity.OK, "indexes", "All are valid.")
+
+
+def _prepared(connection: Connection) -> Finding:
+    prepared = prepared_transactions(connection)
+    if prepared:
+        return Finding(
+            "prepared-transactions",
+            Severity.WARN,
+            ", ".join(gid for gid, *_ in prepared),
+            f"The oldest is {prepared[0][2]:.0f} s old; they hold their locks until ended.",
+            "Ask the transaction manager, then COMMIT PREPARED or ROLLBACK PREPARED.",
+        )
+    return Finding("prepared-transactions", Severity.OK, "two-phase commit", "There are none.")
+
+
+def _vacuums(connection: Connection, tables: Sequence[str]) -> Finding:
+    """Warn of vacuums on the plan's tables: the one against wraparound does not give way."""
+    found = vacuums(connection, tables)
+    if found:
+        return Finding(
+            "vacuum",
+            Severity.WARN,
+            ", ".join(f"{table} (pid {pid})" for table, pid, _ in found),
+            "A vacuum to prevent wraparound is under way, which does not give way."
+            if any(hard for *_, hard in found)
+            else "A vacuum is under way; autovacuum gives way to a lock request.",
+            "Wait until it has ended (pg_stat_progress_vacuum).",
+        )
+    return Finding("vacuum", Severity.OK, "vacuum", "None is under way on these tables.")
+
+
+def _constraints(connection: Connection) -> Finding:
+    found = unvalidated_constraints(connection)
+    if found:
+        return Finding(
+            "unvalidated-constraints",
+            Severity.WARN,
+            ", ".join(f"{item.constraint} on {item.table}" for item in found),
+            "Old rows were never checked against them.",
+            "ALTER TABLE ... VALIDATE CONSTRAINT ...",
+        )
+    return Finding("unvalidated-constraints", Severity.OK, "constraints", "All are validated.")
+
+
+def _standbys(connection: Connection, server: ServerInfo) -> Finding:
+    """Warn of standbys and slots that are far behind: a migration's WAL comes on top."""
+    behind = [] if server.in_recovery else standbys(connection)
+    late = [(name, size) for name, size in behind if size > LATE_BYTES]
+    if late:
+        return Finding(
+            "standbys",
+            Severity.WARN,
+            ", ".join(name for name, _ in late),
+            ", ".join(f"{name} is {size // 2**20} MB of WAL behind" for name, size in late) + ".",
+            "Let them catch up; drop a slot that nobody reads from any more.",
+        )
+    return Finding("standbys", Severity.OK, "replication", "No standby or slot is far behind.")
+
+
+def _pooler(target: Target) -> Finding:
+    """Stop behind a pooler in transaction mode: timeouts and locks of a session do not hold."""
+    if settings_stick(target):
+        return Finding("pooler", Severity.OK, "session", "What a session sets stays with it.")
+    return Finding(
+        "pooler",
+        Severity.STOP,
+        "connection",
+        "A pooler in transaction mode is in between: lock_timeout and the advisory lock do not "
+        "stay with their session.",
+        "Give the target the server's own port, or that of a pool in session mode.",
+    )
 
 
 def _hazards(hazards: Hazards) -> Finding:

@@ -218,6 +218,7 @@ def run_rollback(run: Run[Parameters]) -> Applied | Note:
         (run.directory / "rollback.sql").write_text(plan.sql, "utf-8")
         files = [(step.revision, step.sha256) for step in plan.steps]
         run.note("rollback begins", plan_sha256=plan.sha256, revision_files=files)
+        run.settle_interrupted()
         run.write_history()
         return run.keep("applied", _apply(run, plan))
 

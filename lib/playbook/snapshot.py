@@ -30,6 +30,16 @@ NULL_HASH = 7
 """Stands for NULL in a sum, so that NULL and a missing row differ."""
 SEED = 20250101
 SEED_COLUMN = "playbook: hash of the primary key"
+HASHES = {
+    "smallint": "hashint2extended({}, {})",
+    "integer": "hashint4extended({}, {})",
+    "bigint": "hashint8extended({}, {})",
+    "uuid": "uuid_hash_extended({}, {})",
+    "timestamp without time zone": "timestamp_hash_extended({}, {})",
+    "timestamp with time zone": "timestamp_hash_extended({}::timestamp, {})",
+}
+"""The hash functions of PostgreSQL's hash partitioning (pg_amproc), by type; from 11 on."""
+
 TEXT_FORMS = {
     "TimeZone": "UTC",
     "DateStyle": "ISO, YMD",
@@ -133,22 +143,28 @@ def _table(
 
 def _query(name: str, columns: TableColumns, fingerprints: bool) -> sql.Composable:
     """Return one scan for all statistics of a table."""
-    key = [sql.Identifier(column) for column, _, _, is_key in columns[name] if is_key]
     seed: sql.Composable = sql.Literal(SEED)
-    for part in key:
-        seed = sql.SQL('hashtextextended({}::text COLLATE "C", {})').format(part, seed)
+    for column, type_, _, is_key in columns[name]:
+        if is_key:
+            seed = _hash(column, type_, seed)
     parts: list[sql.Composable] = [sql.SQL("count(*)")]
-    for column, *_ in columns[name]:
-        value = sql.Identifier(column)
+    for column, type_, not_null, _ in columns[name]:
+        value = sql.SQL("*") if not_null else sql.Identifier(column)
         parts.append(sql.SQL("count({})").format(value))
-        # In the collation "C" texts that another one takes as equal have different hashes.
-        parts.append(
-            sql.SQL(
-                'sum(coalesce(hashtextextended({}::text COLLATE "C", {}), {})::numeric)'
-            ).format(value, sql.Identifier(SEED_COLUMN), sql.Literal(NULL_HASH))
-            if fingerprints
-            else sql.SQL("NULL")
-        )
+        hashed = _hash(column, type_, sql.Identifier(SEED_COLUMN))
+        fingerprint = sql.SQL("sum(coalesce({}, {}))").format(hashed, sql.Literal(NULL_HASH))
+        parts.append(fingerprint if fingerprints else sql.SQL("NULL"))
     return sql.SQL("SELECT {} FROM (SELECT *, {} AS {} FROM {}) AS r").format(
         sql.SQL(", ").join(parts), seed, sql.Identifier(SEED_COLUMN), identifier(name)
     )
+
+
+def _hash(column: str, type_: str, seed: sql.Composable) -> sql.Composable:
+    """Return the 64-bit hash of a value: by its type's own function, else of its text.
+
+    Those of the integers give equal hashes for equal numbers, so that a column made wider keeps
+    its fingerprint. numeric's takes 1.0 and 1.00 as equal, so numeric goes by its text. In the
+    collation "C" texts that another one takes as equal have different hashes.
+    """
+    function = HASHES.get(type_.split("(")[0], 'hashtextextended({}::text COLLATE "C", {})')
+    return sql.SQL(function).format(sql.Identifier(column), seed)

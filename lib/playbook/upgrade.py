@@ -12,7 +12,7 @@ from playbook.database import advisory_lock, connect
 from playbook.errors import GuardRefused, MigrationFailed, PlaybookError, VerifyFailed, explain
 from playbook.journal import Run, edited_revisions, known_receipts, read_history
 from playbook.parameters import Common, one_of
-from playbook.plan import build_plan, weigh_hazards
+from playbook.plan import build_plan, read_plan_hash, weigh_hazards
 from playbook.preflight import Question, check
 from playbook.present import note, progress
 from playbook.records import (
@@ -76,6 +76,7 @@ class Parameters(Common):
     lock_timeout: str = "2s"
     give_up_after: str = "5min"
     on_failure: str = "stop"
+    plan: str = ""
 
 
 def open_run(namespace: Mapping[str, Any]) -> Run[Parameters]:
@@ -86,6 +87,8 @@ def open_run(namespace: Mapping[str, Any]) -> Run[Parameters]:
         one_of("on_failure", run.parameters.on_failure, ("stop", "rollback"))
         _limits(run.parameters)
         check_target(run.parameters.target, run.graph, direction="upgrade")
+        if run.parameters.plan:
+            run.keep("reviewed", read_plan_hash(run.resolve_path(run.parameters.plan)))
     return run
 
 
@@ -113,10 +116,20 @@ def plan_upgrade(run: Run[Parameters]) -> Plan:
 
     Raises:
         SettingsError: the target cannot be resolved.
+        GuardRefused: it is not the plan that the parameter ``plan`` names.
     """
     plan = run.taken("plan", Plan) or build_plan(
         run.target, run.alembic, run.graph, direction="upgrade", to=run.parameters.target
     )
+    reviewed = run.taken("reviewed", str)
+    if reviewed and reviewed != plan.sha256:
+        with run.recording_refusal():
+            raise GuardRefused(
+                f"This plan ({plan.sha256[:12]}) is not the one that was reviewed "
+                f"({reviewed[:12]}): a revision file, the target or the database's revision is "
+                "another.",
+                remedy="Run `preview` and have its new plan.json reviewed.",
+            )
     return run.keep("plan", plan)
 
 
@@ -238,6 +251,7 @@ def run_upgrade(run: Run[Parameters]) -> Applied | Note:
         (run.directory / "migration.sql").write_text(plan.sql, "utf-8")
         files = [(step.revision, step.sha256) for step in plan.steps]
         run.note("upgrade begins", plan_sha256=plan.sha256, revision_files=files)
+        run.settle_interrupted()
         run.write_history()
         return run.keep("applied", _apply(run, plan))
 

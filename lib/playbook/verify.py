@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from playbook.charts import Chart
@@ -70,8 +69,7 @@ def _receipt(run: Run[Parameters]) -> Receipt | None:
     """Return the receipt to compare with; None if ``latest`` finds none."""
     against = run.parameters.against
     if against != "latest":
-        path = Path(against).expanduser()
-        receipt = read_receipt(path if path.is_absolute() else run.target.project / path)
+        receipt = read_receipt(run.resolve_path(against))
         if not (receipt.directory / BEFORE).is_file():
             raise SettingsError(
                 f"The run {receipt.run_id} has no {BEFORE} to compare with.",
