@@ -135,7 +135,7 @@ def _row_svg(row: int, node: Node, lines: Sequence[Edge], lanes: int) -> str:
     ring = f'<circle cx="{_x(node.lane)}" cy="{middle}" r="9" fill="none" stroke="{colour}"/>'
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img" width="{width}" height="{ROW_PX}" '
-        f'style="display:block"><title>{escape(node.state)}</title>'
+        f'style="display:block;max-width:none"><title>{escape(node.state)}</title>'
         f'<path d="{"".join(paths)}" fill="none" stroke="{GREY}" stroke-width="2"/>'
         f'{dot} style="fill:{fill}"/>{ring if node.state == "current" else ""}</svg>'
     )
@@ -303,7 +303,8 @@ def view_html(view: View) -> str:
             f";padding:10px 16px;border:1px solid {_LINE};border-left:6px solid {edge};"
             f"border-radius:6px;background-color:{ground}"
         )
-    return f'<div style="{style}">{body}</div>'
+    # MathJax would set what stands between two dollars of a text as mathematics.
+    return f'<div style="{style}">{body.replace("$", "<span>$</span>")}</div>'
 
 
 def _text_html(block: Text) -> str:

@@ -8,101 +8,47 @@ killed run leaves a true record; the same record goes to ``playbook.history`` in
 from __future__ import annotations
 
 import getpass
-import json
 import os
 import platform
-import re
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Generic, NoReturn, Self, TypeVar
 
-import psutil
-from psycopg2 import sql
-from psycopg2.extensions import connection as Connection
-from psycopg2.extras import Json
-
-from playbook.catalog import HISTORY_SCHEMA
-from playbook.database import connect, fetch, fetch_value, server_info
-from playbook.errors import GuardRefused, PlaybookError, SettingsError
+from playbook.database import connect, server_info
+from playbook.errors import GuardRefused, PlaybookError
+from playbook.history import settle_history, write_history
 from playbook.migrate import Alembic
 from playbook.parameters import Common, read_parameters
 from playbook.present import install_formatters, show
+from playbook.receipts import (
+    OUTCOMES,
+    RECEIPT,
+    known_receipts,
+    make_folder,
+    runs_folder,
+    settle,
+    to_receipt,
+    write_receipt,
+)
 from playbook.records import (
     Banner,
     Checks,
-    History,
     Outcome,
-    Receipt,
     RevisionGraph,
     ServerInfo,
     Snapshot,
-    StepResult,
 )
-from playbook.revisions import applied, join, pending
+from playbook.revisions import join, pending
 from playbook.sandbox import open_target
 from playbook.snapshot import take_snapshot
 from playbook.targets import Target, load_target, redact
 
-__all__ = [
-    "Run",
-    "edited_revisions",
-    "known_receipts",
-    "read_history",
-    "read_receipt",
-    "runs_folder",
-    "software_versions",
-]
+__all__ = ["Run", "software_versions"]
 
 FORMAT_VERSION = 1
-RECEIPT = "receipt.json"
-OUTCOMES = ("running", "succeeded", "failed", "refused", "rolled back", "interrupted")
-
-CREATE_HISTORY = f"""
-CREATE SCHEMA IF NOT EXISTS {HISTORY_SCHEMA};
-CREATE TABLE IF NOT EXISTS {HISTORY_SCHEMA}.history (
-    run_id text PRIMARY KEY,
-    runbook text NOT NULL,
-    target text NOT NULL,
-    database text NOT NULL,
-    outcome text NOT NULL,
-    started_at timestamptz NOT NULL,
-    finished_at timestamptz,
-    who text NOT NULL,
-    from_revisions text[] NOT NULL,
-    to_revisions text[] NOT NULL,
-    steps jsonb NOT NULL,
-    backup text NOT NULL,
-    revision_files jsonb NOT NULL,
-    message text NOT NULL
-)
-"""
-
-_COLUMNS = (
-    "run_id, runbook, target, database, outcome, started_at, finished_at, who, "
-    "from_revisions, to_revisions, steps, backup, revision_files, message"
-)
-UPSERT = f"""
-INSERT INTO {HISTORY_SCHEMA}.history ({_COLUMNS})
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
-ON CONFLICT (run_id) DO UPDATE SET
-    outcome = excluded.outcome, finished_at = excluded.finished_at,
-    to_revisions = excluded.to_revisions, steps = excluded.steps, backup = excluded.backup,
-    revision_files = excluded.revision_files, message = excluded.message
-"""
-SETTLE = f"""
-UPDATE {HISTORY_SCHEMA}.history SET outcome = 'interrupted'
-WHERE outcome = 'running' AND run_id <> %s
-"""
-MAY_READ_HISTORY = f"""
-SELECT EXISTS (SELECT FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-               WHERE n.nspname = '{HISTORY_SCHEMA}' AND c.relname = 'history'
-                 AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT'))
-"""
-HISTORY = f"SELECT {_COLUMNS} FROM {HISTORY_SCHEMA}.history ORDER BY started_at DESC, run_id DESC"
 
 P = TypeVar("P", bound=Common)
 T = TypeVar("T")
@@ -363,7 +309,7 @@ class Run(Generic[P]):
         """
         if self.directory == Path():
             parent = runs_folder(self.target, self.parameters.output_dir)
-            self.directory = _new_folder(parent, self.started_at, self.runbook, self.target.name)
+            self.directory = make_folder(parent, self.started_at, self.runbook, self.target.name)
         return self.directory
 
     def note(self, event: str, **changes: Any) -> None:
@@ -393,12 +339,8 @@ class Run(Generic[P]):
         **Effects**: creates the schema ``playbook`` and its table on first use.
         """
         self._in_history = True
-        receipt = _receipt(self._record, self.directory)
         try:
-            with connect(self.target) as connection, connection.cursor() as cursor:
-                if not _has_history(connection):
-                    cursor.execute(CREATE_HISTORY)
-                cursor.execute(sql.SQL(UPSERT), _history_row(receipt))
+            write_history(self.target, to_receipt(self._record, self.directory))
         except PlaybookError as error:
             self._record["history"] = f"not written: {error.problem}"
             self._write()
@@ -412,11 +354,9 @@ class Run(Generic[P]):
         folder = runs_folder(self.target, self.parameters.output_dir)
         for receipt in known_receipts(self.target, self.server, self.parameters.output_dir):
             if receipt.outcome == "interrupted":
-                _settle(folder / receipt.directory.name / RECEIPT)
+                settle(folder / receipt.directory.name / RECEIPT)
         try:
-            with connect(self.target) as connection, connection.cursor() as cursor:
-                if _has_history(connection):
-                    cursor.execute(SETTLE, (self.directory.name,))
+            settle_history(self.target, self.directory.name)
         except PlaybookError as error:
             self.note(f"killed runs were not noted in playbook.history: {error.problem}")
 
@@ -451,94 +391,7 @@ class Run(Generic[P]):
         self.close()
 
     def _write(self) -> None:
-        _replace(self.directory / RECEIPT, self._record)
-
-
-def _settle(path: Path) -> None:
-    """Replace a killed run's receipt by one that says so."""
-    record = json.loads(path.read_text("utf-8"))
-    if record["outcome"] == "running":
-        _replace(path, record | {"outcome": "interrupted"})
-
-
-def _replace(path: Path, record: Mapping[str, Any]) -> None:
-    """Replace a JSON file by its new state in one step, flushed to the disk."""
-    temporary = path.with_name(f".{path.name}")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(record, indent=1, default=_plain) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def runs_folder(target: Target, output_dir: str) -> Path:
-    """Return where runs go: ``output_dir``, or ``runs/`` of the project."""
-    return Path(output_dir).expanduser().resolve() if output_dir else target.project / "runs"
-
-
-def read_receipt(path: Path) -> Receipt:
-    """Return the receipt of a run.
-
-    Args:
-        path: ``receipt.json`` or the run's folder.
-
-    Raises:
-        SettingsError: there is none, or it is damaged.
-    """
-    file = path / RECEIPT if path.is_dir() else path
-    try:
-        return _receipt(json.loads(file.read_text("utf-8")), file.parent)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SettingsError(
-            f"{file} is not a receipt that can be read ({type(error).__name__}).",
-            remedy="Write -r against latest, or the path of a run's folder.",
-        ) from error
-
-
-def known_receipts(target: Target, server: ServerInfo, output_dir: str) -> list[Receipt]:
-    """Return the receipts of runs on this very database, the newest first.
-
-    A receipt of another database of the same name, or of one that was dropped, is left out. One
-    that is still ``running`` although its process is gone is returned as ``interrupted``.
-    """
-    found = []
-    for path in runs_folder(target, output_dir).glob(f"*/{RECEIPT}"):
-        try:
-            record = json.loads(path.read_text("utf-8"))
-            same = (record["system_identifier"], record["database_oid"]) == (
-                server.system_identifier,
-                server.database_oid,
-            )
-            receipt = _receipt(record, path.parent)
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-        if same:
-            found.append(receipt)
-    return sorted(found, key=lambda receipt: receipt.started_at, reverse=True)
-
-
-def read_history(connection: Connection) -> History:
-    """Return the runs in ``playbook.history``, the newest first.
-
-    There are none without the table, nor for a role that may not read it.
-    """
-    if not fetch_value(connection, MAY_READ_HISTORY):
-        return History(())
-    return History(tuple(_from_row(row) for row in fetch(connection, HISTORY)))
-
-
-def edited_revisions(history: History, graph: RevisionGraph) -> list[str]:
-    """Return applied revisions whose file is not the one that was applied, in upgrade order.
-
-    One whose run failed was never applied: its file is there to be mended.
-    """
-    known: dict[str, str] = {}
-    for run in reversed(history.runs):
-        if run.runbook in {"upgrade", "init"}:
-            done = {step.revision for step in run.steps}
-            known.update({name: sha for name, sha in run.revision_files if name in done})
-    here = [r for r in graph.revisions if r.revision in applied(graph)]
-    return [r.revision for r in here if known.get(r.revision, r.sha256) != r.sha256]
+        write_receipt(self.directory / RECEIPT, self._record)
 
 
 def software_versions(run: Run[Any]) -> tuple[tuple[str, str], ...]:
@@ -547,117 +400,4 @@ def software_versions(run: Run[Any]) -> tuple[tuple[str, str], ...]:
         ("Python", platform.python_version()),
         *run.alembic.versions(),
         ("PostgreSQL", run.server.version),
-    )
-
-
-def _new_folder(parent: Path, started_at: datetime, runbook: str, target: str) -> Path:
-    name = re.sub(r"[^\w.-]+", "-", f"{started_at:%Y%m%dT%H%M%SZ}-{runbook}-{target}")
-    for suffix in ("", *(f"-{n}" for n in range(2, 1000))):
-        try:
-            (parent / f"{name}{suffix}").mkdir(parents=True)
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise SettingsError(
-                f"The folder {parent / name} cannot be made: {error.strerror}.",
-                remedy="Choose another one with -r output_dir PATH.",
-            ) from error
-        return parent / f"{name}{suffix}"
-    raise SettingsError(f"{parent} is full of runs of this second.", remedy="Run this again.")
-
-
-def _plain(value: Any) -> Any:
-    if is_dataclass(value) and not isinstance(value, type):
-        return asdict(value)
-    return str(value)
-
-
-def _receipt(record: Mapping[str, Any], directory: Path) -> Receipt:
-    outcome = record["outcome"]
-    if outcome == "running" and not _is_alive(record):
-        outcome = "interrupted"
-    finished = record["finished_at"]
-    return Receipt(
-        run_id=record["run_id"],
-        runbook=record["runbook"],
-        target=record["target"],
-        database=record["database"],
-        outcome=outcome,
-        started_at=datetime.fromisoformat(record["started_at"]),
-        finished_at=datetime.fromisoformat(finished) if finished else None,
-        who=record["who"],
-        from_revisions=tuple(record["from_revisions"]),
-        to_revisions=tuple(record["to_revisions"]),
-        steps=tuple(_step(step) for step in record["steps"]),
-        backup=record["backup"],
-        revision_files=tuple((name, digest) for name, digest in record["revision_files"]),
-        message=record["message"],
-        directory=directory,
-    )
-
-
-def _is_alive(record: Mapping[str, Any]) -> bool:
-    """Say whether the process of a running receipt exists; on another host it is assumed to."""
-    if record["host"] != socket.gethostname():
-        return True
-    try:
-        process = psutil.Process(record["pid"])
-        return process.create_time() <= datetime.fromisoformat(record["started_at"]).timestamp() + 1
-    except psutil.NoSuchProcess:
-        return False
-
-
-def _step(record: Any) -> StepResult:
-    if isinstance(record, StepResult):
-        return record
-    fields = dict(record)
-    fields["locks"] = tuple((table, mode) for table, mode in fields["locks"])
-    fields["rewritten"] = tuple(fields["rewritten"])
-    return StepResult(**fields)
-
-
-def _has_history(connection: Connection) -> bool:
-    query = "SELECT to_regclass(%s) IS NOT NULL"
-    return bool(fetch_value(connection, query, (f"{HISTORY_SCHEMA}.history",)))
-
-
-def _history_row(receipt: Receipt) -> tuple[Any, ...]:
-    steps: Sequence[Any] = [asdict(step) for step in receipt.steps]
-    return (
-        receipt.run_id,
-        receipt.runbook,
-        receipt.target,
-        receipt.database,
-        receipt.outcome,
-        receipt.started_at,
-        receipt.finished_at,
-        receipt.who,
-        list(receipt.from_revisions),
-        list(receipt.to_revisions),
-        Json(steps),
-        receipt.backup,
-        Json(receipt.revision_files),
-        receipt.message,
-    )
-
-
-def _from_row(row: tuple[Any, ...]) -> Receipt:
-    *head, from_revisions, to_revisions, steps, backup, files, message = row
-    run_id, runbook, target, database, outcome, started_at, finished_at, who = head
-    return Receipt(
-        run_id=run_id,
-        runbook=runbook,
-        target=target,
-        database=database,
-        outcome=outcome,
-        started_at=started_at,
-        finished_at=finished_at,
-        who=who,
-        from_revisions=tuple(from_revisions),
-        to_revisions=tuple(to_revisions),
-        steps=tuple(_step(step) for step in steps),
-        backup=backup,
-        revision_files=tuple((name, digest) for name, digest in files),
-        message=message,
-        directory=Path(run_id),
     )

@@ -197,6 +197,8 @@ def _collector(statements: list[str]) -> Callable[[Mapping[str, Any]], None]:
         if event["event"] != "statement":
             return
         text = event["sql"].strip().rstrip(";")
+        if text.startswith("SELECT pg_catalog."):  # SQLAlchemy looks at what there is
+            return
         if not event["step"] and not text.upper().startswith("CREATE TABLE"):
             return
         if inside == event["autocommit"]:

@@ -53,7 +53,13 @@ def after(
     """Return the heads of what is applied once some revisions were applied or undone."""
     done = set(applied(replace(graph, current=tuple(current))))
     done = done | set(steps) if direction == "upgrade" else done - set(steps)
-    stood_on = {p for r in graph.revisions if r.revision in done for p in r.down_revisions}
+    # A dependency leaves the version table like a parent, though it is of another branch.
+    stood_on = {
+        parent
+        for r in graph.revisions
+        if r.revision in done
+        for parent in (*r.down_revisions, *r.depends_on)
+    }
     return tuple(r.revision for r in graph.revisions if r.revision in done - stood_on)
 
 

@@ -10,11 +10,12 @@ from playbook import archive, salvage
 from playbook.apply import Limits, apply_plan
 from playbook.database import advisory_lock
 from playbook.errors import GuardRefused, MigrationFailed, PlaybookError, explain
-from playbook.journal import Run, known_receipts
+from playbook.journal import Run
 from playbook.parameters import Common, one_of
 from playbook.plan import build_plan
 from playbook.preflight import Question, check
 from playbook.present import note, progress
+from playbook.receipts import known_receipts
 from playbook.records import (
     Applied,
     BackupManifest,

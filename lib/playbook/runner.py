@@ -415,7 +415,8 @@ def describe(script: Script) -> dict[str, Any]:
     return {
         "revision": script.revision,
         "down_revisions": list(util.to_tuple(script.down_revision, default=())),
-        "depends_on": list(util.to_tuple(script.dependencies, default=())),
+        # Resolved: in the file a label or a part of an id may stand.
+        "depends_on": sorted(script._resolved_dependencies),
         "branch_labels": sorted(script.branch_labels or ()),
         "message": script.doc or "",
         "path": script.path,

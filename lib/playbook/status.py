@@ -8,9 +8,11 @@ from typing import Any
 
 from playbook.catalog import table_sizes
 from playbook.database import connect
-from playbook.journal import Run, edited_revisions, known_receipts, read_history
+from playbook.history import edited_revisions, read_history
+from playbook.journal import Run
 from playbook.parameters import Common
 from playbook.preflight import Question, check
+from playbook.receipts import known_receipts
 from playbook.records import (
     Banner,
     Checks,

@@ -10,11 +10,13 @@ from playbook import archive
 from playbook.apply import Limits, apply_plan
 from playbook.database import advisory_lock, connect
 from playbook.errors import GuardRefused, MigrationFailed, PlaybookError, VerifyFailed, explain
-from playbook.journal import Run, edited_revisions, known_receipts, read_history
+from playbook.history import edited_revisions, read_history
+from playbook.journal import Run
 from playbook.parameters import Common, one_of
 from playbook.plan import build_plan, read_plan_hash, weigh_hazards
 from playbook.preflight import Question, check
 from playbook.present import note, progress
+from playbook.receipts import known_receipts
 from playbook.records import (
     Applied,
     BackupManifest,

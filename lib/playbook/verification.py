@@ -126,7 +126,7 @@ def _read_checks(path: Path) -> Iterator[DataCheck]:
         lines = body.strip().splitlines()
         comments = [line.removeprefix("--").strip() for line in lines if line.startswith("--")]
         query = "\n".join(line for line in lines if not line.startswith("--"))
-        query = query.strip().rstrip(";").strip()
+        query = re.sub(r";\s*(--.*)?$", "", query.strip()).strip()
         if not query:
             raise SettingsError(
                 f"The data check {name!r} in {path.name} has no query.",

@@ -8,9 +8,10 @@ from typing import Any
 
 from playbook.charts import Chart
 from playbook.errors import SettingsError, VerifyFailed
-from playbook.journal import Run, known_receipts, read_receipt
+from playbook.journal import Run
 from playbook.parameters import Common
 from playbook.present import rows_chart, show
+from playbook.receipts import known_receipts, read_receipt
 from playbook.records import (
     Banner,
     Comparison,
