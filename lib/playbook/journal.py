@@ -171,7 +171,7 @@ class Run(Generic[P]):
             GuardRefused: it has not, or it failed.
         """
         record = self._steps.get(step)
-        if not isinstance(record, kind):
+        if record is None or not isinstance(record, kind):
             raise GuardRefused(
                 f"`{self.runbook}` cannot go on: its step {step!r} has not been taken, or failed.",
                 remedy="Run the notebook's cells from the top.",

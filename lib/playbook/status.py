@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from playbook.catalog import table_sizes
+from playbook.charts import Chart
 from playbook.database import connect
 from playbook.history import edited_revisions, read_history
 from playbook.journal import Run
 from playbook.parameters import Common
 from playbook.preflight import Question, check
+from playbook.present import durations_chart
 from playbook.receipts import known_receipts
 from playbook.records import (
     Banner,
@@ -35,6 +37,7 @@ __all__ = [
     "open_run",
     "read_revisions",
     "read_runs",
+    "show_durations",
     "show_target",
 ]
 
@@ -79,7 +82,12 @@ def read_runs(run: Run[Parameters]) -> History:
     on_disk = {receipt.run_id: receipt for receipt in receipts}
     merged = {receipt.run_id: receipt for receipt in history.runs} | on_disk
     newest_first = sorted(merged.values(), key=lambda r: (r.started_at, r.run_id), reverse=True)
-    return History(tuple(newest_first))
+    return run.keep("runs", History(tuple(newest_first)))
+
+
+def show_durations(run: Run[Parameters]) -> Chart:
+    """Return how long each run took, as one chart; its text says so where there are none."""
+    return durations_chart(run.require("runs", History))
 
 
 def find_drift(run: Run[Parameters]) -> Drift:

@@ -1,0 +1,208 @@
+"""Applying a plan behind the application's back: it waits, gives up, rolls back, and goes on."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import psycopg2
+import pytest
+
+from builders import FAILING, SECOND, TABLE, Project, Script, execute
+from playbook import apply as apply_module
+from playbook.apply import Limits, _Attempts, apply_plan
+from playbook.catalog import table_names
+from playbook.database import connect, fetch, fetch_value, server_info
+from playbook.errors import LockNotAcquired, MigrationFailed
+from playbook.migrate import Alembic
+from playbook.plan import build_plan
+from playbook.records import Applied, StepResult
+from playbook.targets import Target
+
+Staging = Callable[..., Project]
+ADD_COLUMN = Script(execute("ALTER TABLE a ADD COLUMN x int"))
+QUICK = Limits(lock_timeout_s=0.5, give_up_after_s=20)
+
+
+@contextmanager
+def ready(project: Project, database: Target, at: int = 1) -> Iterator[Callable[..., Applied]]:
+    """Apply the first revisions; yield what applies the rest."""
+    target = project.target(database)
+    with connect(target) as connection:
+        server = server_info(connection)
+    with Alembic(target) as alembic:
+        alembic.open(target, server, session={})
+        first = build_plan(target, alembic, alembic.graph(), direction="upgrade", to=f"+{at}")
+        quiet = {"on_progress": lambda text: None, "on_step": lambda result, reached: None}
+        apply_plan(target, server, alembic, first, QUICK, **quiet)  # type: ignore[arg-type]
+        rest = build_plan(target, alembic, alembic.graph(), direction="upgrade", to="head")
+
+        def go(limits: Limits = QUICK, **handlers: object) -> Applied:
+            return apply_plan(target, server, alembic, rest, limits, **{**quiet, **handlers})  # type: ignore[arg-type]
+
+        go.alembic = alembic  # type: ignore[attr-defined]
+        yield go
+
+
+@contextmanager
+def holding(
+    database: Target, statement: str, release_after_s: float | None = None
+) -> Iterator[int]:
+    """Hold a lock from a session of the application's, for a while or until the end."""
+    app = database.with_conninfo(application_name="the app")
+    with connect(app, autocommit=False) as holder:
+        fetch(holder, statement) if statement.startswith("SELECT") else holder.cursor().execute(
+            statement
+        )
+        if release_after_s:
+            threading.Timer(release_after_s, holder.rollback).start()
+        yield holder.info.backend_pid
+
+
+def current(go: object) -> tuple[str, ...]:
+    return go.alembic.current()  # type: ignore[attr-defined,no-any-return]
+
+
+def test_revisions_are_applied_one_by_one_and_each_is_told(
+    staging: Staging, fresh_database: Target
+) -> None:
+    seen: list[tuple[str, tuple[str, ...]]] = []
+    with ready(staging({"a1": TABLE, "b2": ADD_COLUMN, "c3": SECOND}), fresh_database) as go:
+        applied = go(on_step=lambda result, reached: seen.append((result.revision, reached)))
+
+    assert seen == [("b2", ("b2",)), ("c3", ("c3",))]
+    assert (applied.from_revisions, applied.to_revisions) == (("a1",), ("c3",))
+    assert [step.attempts for step in applied.steps] == [1, 1]
+
+
+def test_run_waits_for_the_holder_of_a_lock_and_succeeds_when_it_goes(
+    staging: Staging, fresh_database: Target
+) -> None:
+    told: list[str] = []
+    with ready(staging({"a1": TABLE, "b2": ADD_COLUMN}), fresh_database) as go:
+        with holding(fresh_database, "SELECT FROM a", release_after_s=2.5) as pid:
+            (step,) = go(on_progress=told.append).steps
+
+    assert step.attempts > 1
+    waits_for = f"b2 waits for pid {pid} (postgres, the app, idle in transaction"
+    assert any(text.startswith(waits_for) for text in told)
+
+
+def test_run_gives_up_in_time_and_names_who_was_in_its_way(
+    staging: Staging, fresh_database: Target
+) -> None:
+    with ready(staging({"a1": TABLE, "b2": ADD_COLUMN}), fresh_database) as go:
+        with holding(fresh_database, "SELECT FROM a") as pid:
+            began = time.monotonic()
+            with pytest.raises(LockNotAcquired) as caught:
+                go(Limits(lock_timeout_s=0.2, give_up_after_s=1.3))
+
+            assert 1.2 < time.monotonic() - began < 4
+        assert current(go) == ("a1",)
+    assert f"pid {pid} (postgres, the app, idle in transaction for " in str(caught.value)
+    assert "on public.a: SELECT FROM a)" in str(caught.value)
+    assert "PostgreSQL rolled every attempt back." in str(caught.value)
+    assert caught.value.sqlstate == "55P03"
+
+
+def test_writers_of_the_application_do_not_wait_behind_a_waiting_migration(
+    staging: Staging, fresh_database: Target
+) -> None:
+    waits_s: list[float] = []
+    stop = threading.Event()
+
+    def write() -> None:
+        connection = psycopg2.connect(**fresh_database.conninfo)
+        connection.autocommit = True
+        number = 0
+        while not stop.is_set():
+            number += 1
+            began = time.monotonic()
+            connection.cursor().execute("INSERT INTO a VALUES (%s)", (number,))
+            waits_s.append(time.monotonic() - began)
+            time.sleep(0.005)
+        connection.close()
+
+    with ready(staging({"a1": TABLE, "b2": ADD_COLUMN}), fresh_database) as go:
+        writer = threading.Thread(target=write)
+        with holding(fresh_database, "SELECT FROM a", release_after_s=2.5):
+            writer.start()
+            go(Limits(lock_timeout_s=2, give_up_after_s=20))
+        stop.set()
+        writer.join()
+
+    assert len(waits_s) > 100
+    assert max(waits_s) < 0.6
+
+
+def test_first_wait_is_short_and_none_is_without_limit() -> None:
+    attempts = _Attempts(Limits(lock_timeout_s=2.0, give_up_after_s=60))
+    seen = []
+    for _ in range(7):
+        seen.append(attempts.lock_timeout)
+        attempts.next()
+
+    assert seen == ["100ms", "200ms", "400ms", "800ms", "1600ms", "2000ms", "2000ms"]
+    assert _Attempts(Limits(0.0004, 1)).lock_timeout == "1ms"
+
+
+def test_failing_second_revision_leaves_the_first(staging: Staging, fresh_database: Target) -> None:
+    done: list[StepResult] = []
+    project = staging({"a1": TABLE, "b2": ADD_COLUMN, "c3": FAILING, "d4": SECOND})
+    with ready(project, fresh_database) as go:
+        with pytest.raises(MigrationFailed) as caught:
+            go(on_step=lambda result, reached: done.append(result))
+
+        assert current(go) == ("b2",)
+    assert caught.value.revision == "c3"
+    assert [result.revision for result in done] == ["b2"]
+    with connect(fresh_database) as connection:
+        assert table_names(connection) == ["public.a", "public.alembic_version"]
+
+
+def test_interrupt_rolls_back_the_revision_under_way_and_the_child_serves_on(
+    staging: Staging, fresh_database: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = Script(execute("CREATE TABLE late ()", "SELECT pg_sleep(30)"))
+    with ready(staging({"a1": TABLE, "b2": slow}), fresh_database) as go:
+        real = Alembic.run
+
+        def run(self: Alembic, step: object, **options: object) -> StepResult:
+            def interrupt(event: dict[str, object]) -> None:
+                if "pg_sleep" in str(event.get("sql")):
+                    raise KeyboardInterrupt
+
+            return real(self, step, **{**options, "on_event": interrupt})  # type: ignore[arg-type]
+
+        monkeypatch.setattr(apply_module.Alembic, "run", run)
+        with pytest.raises(KeyboardInterrupt):
+            go()
+
+        with connect(fresh_database) as connection:
+            sleeping = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(30)'"
+            assert fetch_value(connection, f"{sleeping} AND pid <> pg_backend_pid()") == 0
+            assert "public.late" not in table_names(connection)
+        assert current(go) == ("a1",)
+
+
+def test_plan_undone_leads_back_to_where_it_began(staging: Staging, fresh_database: Target) -> None:
+    project = staging({"a1": TABLE, "b2": SECOND})
+    with ready(project, fresh_database) as go:
+        go()
+        alembic = go.alembic  # type: ignore[attr-defined]
+        target = project.target(fresh_database)
+        with connect(target) as connection:
+            server = server_info(connection)
+        back = build_plan(target, alembic, alembic.graph(), direction="downgrade", to="a1")
+        applied = apply_plan(
+            target, server, alembic, back, QUICK,
+            on_progress=lambda text: None, on_step=lambda result, reached: None,
+        )  # fmt: skip
+
+    assert (applied.direction, applied.to_revisions) == ("downgrade", ("a1",))
+    assert replace(applied, steps=()).steps == ()
+    with connect(fresh_database) as connection:
+        assert "public.b" not in table_names(connection)

@@ -1,0 +1,146 @@
+"""Client tools: which are chosen, how they fail, and that no password reaches their arguments."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import psutil
+import pytest
+
+from playbook import dump
+from playbook.database import connect
+from playbook.dump import (
+    ClientTools,
+    dump_database,
+    dump_schema,
+    find_client_tools,
+    gzip_level,
+    load_sql,
+    read_archive,
+    restore_archive,
+)
+from playbook.errors import BackupFailed, SettingsError
+from playbook.targets import Target, load_target
+from servers import PASSWORD, PrivateServer
+
+
+@pytest.mark.parametrize("major", [13, 15, 16, 17, 18])
+def test_tools_nearest_to_the_server_and_not_older_are_chosen(major: int) -> None:
+    tools = find_client_tools(major * 10000 + 3)
+
+    assert tools.major >= major
+    assert tools.version.split(".")[0] == str(tools.major)
+    assert os.access(tools.path("psql"), os.X_OK)
+    if major in (16, 18):
+        assert tools.major == major
+
+
+def test_server_newer_than_every_tool_is_refused_with_both_versions() -> None:
+    with pytest.raises(BackupFailed) as caught:
+        find_client_tools(990001)
+
+    assert str(caught.value).startswith(
+        "The server is PostgreSQL 99, and the newest pg_dump here is 18."
+    )
+    assert "Nothing was changed." in str(caught.value)
+
+
+def test_pg_dump_that_does_not_run_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("pg_dump", "pg_restore"):
+        (tmp_path / name).write_text("#!/bin/sh\nexit 1\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+
+    assert find_client_tools(180000).directory != tmp_path
+
+
+@pytest.mark.parametrize(
+    ("text", "level"), [("auto", 1), ("none", 0), ("gzip", 6), ("gzip:1", 1), ("gzip:9", 9)]
+)
+def test_compression_levels(text: str, level: int) -> None:
+    assert gzip_level(text) == level
+
+
+@pytest.mark.parametrize("text", ["", "zstd", "gzip:0", "gzip:10", "9"])
+def test_unknown_compression_is_refused_with_what_there_is(text: str) -> None:
+    with pytest.raises(SettingsError, match="auto, none or gzip:LEVEL"):
+        gzip_level(text)
+
+
+def test_dump_is_restored_into_another_database(
+    legacy_database: Target, fresh_database: Target, tmp_path: Path
+) -> None:
+    tools = find_client_tools(180000)
+
+    dump_database(legacy_database, tmp_path / "d", tools=tools, jobs=2, level=1)
+    entries = read_archive(tmp_path / "d", tools=tools)
+    restore_archive(tmp_path / "d", fresh_database, tools=tools, jobs=2)
+
+    assert entries > 5
+    assert dump_schema(fresh_database, tools=tools) == dump_schema(legacy_database, tools=tools)
+
+
+def test_failing_pg_dump_is_told_in_its_own_words(fresh_database: Target, tmp_path: Path) -> None:
+    with connect(fresh_database) as connection, connection.cursor() as cursor:
+        # pg_dump -v names every table: the word must not be taken for the failure.
+        cursor.execute("CREATE TABLE error_log (x int); CREATE ROLE weak_dumper LOGIN")
+    try:
+        with pytest.raises(BackupFailed) as caught:
+            dump_database(
+                fresh_database.with_conninfo(user="weak_dumper"), tmp_path / "d",
+                tools=find_client_tools(180000), jobs=1, level=0,
+            )  # fmt: skip
+    finally:
+        with connect(fresh_database) as connection:
+            connection.cursor().execute("DROP ROLE weak_dumper")
+
+    assert str(caught.value) == (
+        "pg_dump failed: query failed: ERROR: permission denied for table error_log."
+    )
+
+
+def test_killed_tool_is_told(fresh_database: Target, tmp_path: Path) -> None:
+    (tmp_path / "pg_dump").write_text("#!/bin/sh\nkill -9 $$\n")
+    (tmp_path / "pg_dump").chmod(0o755)
+
+    with pytest.raises(BackupFailed, match="pg_dump failed: it was ended by signal 9"):
+        dump_schema(fresh_database, tools=ClientTools(tmp_path, 18, "18.4"))
+
+
+def test_failing_sql_leaves_nothing_of_it(fresh_database: Target) -> None:
+    tools = find_client_tools(180000)
+
+    with pytest.raises(BackupFailed, match='relation "nope" does not exist'):
+        load_sql("CREATE TABLE t (); SELECT FROM nope;", fresh_database, tools=tools)
+
+    assert "CREATE TABLE" not in dump_schema(fresh_database, tools=tools)
+
+
+def test_password_is_in_the_environment_and_never_in_the_arguments(
+    password_server: PrivateServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = load_target(password_server.url()).with_conninfo(password=PASSWORD)
+    seen: list[list[str]] = []
+    real = dump.subprocess.Popen.__init__
+
+    def note(self: object, command: list[str], **options: object) -> None:
+        seen.append([str(part) for part in command])
+        real(self, command, **options)
+
+    monkeypatch.setattr(dump.subprocess.Popen, "__init__", note)
+    running: list[str] = []
+    dump_database(
+        target, tmp_path / "d", tools=find_client_tools(180000), jobs=1, level=0,
+        on_progress=lambda tables, size: running.extend(
+            " ".join(process.cmdline()) for process in psutil.Process().children()
+        ),
+    )  # fmt: skip
+    dump_schema(target, tools=find_client_tools(180000))
+
+    assert seen
+    assert PASSWORD not in str(seen) + str(running)
+    assert stat.S_ISDIR((tmp_path / "d").stat().st_mode)

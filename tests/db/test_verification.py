@@ -1,0 +1,139 @@
+"""Before against after, and the project's own data checks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from builders import Project, Script, make_graph, make_snapshot
+from playbook.database import connect
+from playbook.errors import SettingsError
+from playbook.records import RevisionGraph
+from playbook.targets import Target
+from playbook.verification import compare, find_integrity, load_checks, run_checks
+
+NAMES = ("before", "after")
+CHECKS = """-- Checks of a1.
+
+-- name: no_negatives
+-- Values below zero.
+SELECT n, 'a%b' AS x FROM t WHERE n < 0 ORDER BY n; -- the smallest first
+
+-- name: broken
+SELECT nothing FROM t
+"""
+
+
+@pytest.fixture
+def checked(tmp_path: Path) -> RevisionGraph:
+    (tmp_path / "checks").mkdir()
+    (tmp_path / "checks" / "a.sql").write_text(CHECKS)
+    (tmp_path / "checks" / "b.sql").write_text("-- name: later\nSELECT 1")
+    return replace(make_graph("a<-b", current=("a",)), script_directory=str(tmp_path))
+
+
+def found(before: object, after: object) -> list[tuple[str, str, str]]:
+    comparison = compare(before, after, names=NAMES)  # type: ignore[arg-type]
+    return [(d.table, d.column, d.kind) for d in comparison.differences]
+
+
+def test_equal_snapshots_are_intact() -> None:
+    snapshot = make_snapshot(t={"x": "1"})
+
+    assert found(snapshot, snapshot) == [("public.t", "", "intact")]
+
+
+def test_each_kind_of_difference_is_told() -> None:
+    before = make_snapshot(a=3, b={"x": "1", "y": "2"}, gone=1)
+    after = make_snapshot(a=4, b={"x": "9", "z": "2"}, new=1)
+
+    assert found(before, after) == [
+        ("public.a", "", "rows changed"),
+        ("public.b", "", "columns changed"),
+        ("public.b", "x", "values changed"),
+        ("public.b", "y", "dropped"),
+        ("public.b", "z", "added"),
+        ("public.gone", "", "dropped"),
+        ("public.new", "", "added"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [({"type": "int"}, "type changed"), ({"not_null": True}, "null rule changed")],
+)
+def test_changed_rule_of_a_column_is_told(change: dict[str, object], kind: str) -> None:
+    before = make_snapshot(t={"x": "1"})
+    (table,) = before.tables
+    column = replace(table.columns[0], **change)  # type: ignore[arg-type]
+    after = replace(before, tables=(replace(table, columns=(column,)),))
+
+    assert ("public.t", "x", kind) in found(before, after)
+
+
+def test_checks_of_applied_revisions_run_and_show_what_breaks_them(
+    fresh_database: Target, checked: RevisionGraph
+) -> None:
+    with connect(fresh_database) as connection, connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE t AS SELECT n FROM generate_series(-5, 5) AS n")
+
+    negatives, broken = run_checks(fresh_database, checked).results
+
+    assert (negatives.name, negatives.failing_rows) == ("no_negatives", 5)
+    assert negatives.description == "Values below zero."
+    assert negatives.examples == ("(-5,a%b)", "(-4,a%b)", "(-3,a%b)")
+    assert not negatives.passed
+    assert 'column "nothing" does not exist' in broken.error
+    assert not broken.passed
+
+
+def test_check_passes_when_no_row_breaks_it(fresh_database: Target, checked: RevisionGraph) -> None:
+    with connect(fresh_database) as connection, connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE t (n int, nothing int)")
+
+    assert run_checks(fresh_database, checked).failed == ()
+
+
+def test_check_cannot_write(fresh_database: Target, checked: RevisionGraph) -> None:
+    folder = Path(checked.script_directory) / "checks"
+    with connect(fresh_database) as connection, connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE t (n int)")
+        cursor.execute(
+            "CREATE FUNCTION sneak() RETURNS int LANGUAGE sql "
+            "AS 'INSERT INTO t VALUES (1) RETURNING n'"
+        )
+    (folder / "a.sql").write_text("-- name: sneaks\nSELECT sneak()\n")
+
+    (result,) = run_checks(fresh_database, checked).results
+
+    assert "read-only" in result.error
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("-- name: empty\n-- nothing\n", "has no query"), ("SELECT 1;\n", "before its first"),
+     ("SELECT 1;\n-- name: x\nSELECT 2", "before its first")],
+)  # fmt: skip
+def test_check_that_would_never_run_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "a.sql").write_text(text)
+
+    with pytest.raises(SettingsError, match=said):
+        load_checks(tmp_path)
+
+
+def test_project_without_checks_has_none(
+    staging: Callable[..., Project], fresh_database: Target
+) -> None:
+    folder = staging({"a": Script()}).folder / "migrations"
+    graph = replace(make_graph("a", current=("a",)), script_directory=str(folder))
+
+    assert run_checks(fresh_database, graph).results == ()
+
+
+def test_integrity_of_a_sound_database_is_empty(legacy_database: Target) -> None:
+    integrity = find_integrity(legacy_database)
+
+    assert (integrity.invalid, integrity.unvalidated) == ((), ())

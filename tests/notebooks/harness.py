@@ -1,0 +1,169 @@
+"""A private copy of the project, so that executing its notebooks leaves the checkout alone.
+
+The playbook keeps `runs/`, `backups/` and its sandbox by the folder that it is imported from. A
+kernel that imports it from a copy of `lib/` therefore writes into that copy, whatever the
+notebook's parameters say, and no run here ever sees the receipts of another.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import nbformat
+from nbformat import NotebookNode
+
+from playbook import sandbox
+from playbook.targets import Target, load_target
+
+ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOKS = ROOT / "notebooks"
+SANITIZER = NOTEBOOKS / "nbval.cfg"
+RUNBOOKS = (
+    "onboarding",
+    "status",
+    "init",
+    "backup",
+    "preview",
+    "upgrade",
+    "verify",
+    "rollback",
+)
+CELL_TIMEOUT_S = 120
+QUIET_KERNEL = "--IPKernelApp.log_level=ERROR"
+"""Without it each kernel warns that it talks to its own machine without encryption."""
+_COPIED = ("alembic.ini", "lib", "migrations")
+_PAIR = re.compile(r"^regex: (.*)$\n^replace: (.*)$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class PrivateProject:
+    """A copy of what the playbook needs, with a sandbox server of its own."""
+
+    folder: Path
+
+    @property
+    def alembic_ini(self) -> Path:
+        """The copy's file: ``alembic_ini=""`` of a notebook that runs here."""
+        return self.folder / "alembic.ini"
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What a kernel needs in its environment to import and use the copy."""
+        path = [str(self.folder / "lib"), os.environ.get("PYTHONPATH", "")]
+        return {
+            "PYTHONPATH": os.pathsep.join(filter(None, path)),
+            "PLAYBOOK_SANDBOX": str(self.folder / "sandbox"),
+        }
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The caller's environment with `variables`, for a child process."""
+        return {**os.environ, **self.variables}
+
+    @property
+    def runs(self) -> Path:
+        """Where runs go by default."""
+        return self.folder / "runs"
+
+    @property
+    def backups(self) -> Path:
+        """Where backups go by default."""
+        return self.folder / "backups"
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Put `variables` into this process's environment meanwhile: kernels inherit it."""
+        before = {name: os.environ.get(name) for name in self.variables}
+        os.environ.update(self.variables)
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
+
+    def target(self, database: str = "sandbox") -> Target:
+        """Return a target of the copy, ready to connect to; made as ``legacy`` if it is new."""
+        with self.entered():
+            return sandbox.open_target(load_target(database, self.alembic_ini))
+
+    def reset(self, state: str, database: str = "sandbox") -> Target:
+        """Make a database anew and forget every run and backup; return its target."""
+        self.forget()
+        with self.entered():
+            return sandbox.reset_database(load_target(database, self.alembic_ini), state)
+
+    def forget(self) -> None:
+        """Delete what runs have left."""
+        for folder in (self.runs, self.backups):
+            if folder.exists():
+                shutil.rmtree(folder)
+
+    def remove(self) -> None:
+        """Stop the copy's server and delete everything."""
+        with self.entered():
+            sandbox.remove(self.folder)
+        shutil.rmtree(self.folder)
+
+
+def make_project() -> PrivateProject:
+    """Copy the project into a new folder that the server's OS user can reach, too."""
+    folder = Path(tempfile.mkdtemp(prefix="playbook-nb-", dir="/tmp")).resolve()
+    folder.chmod(0o711)
+    for name in _COPIED:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name)
+        else:
+            shutil.copy2(source, folder / name)
+    return PrivateProject(folder)
+
+
+@contextmanager
+def private_project() -> Iterator[PrivateProject]:
+    """Yield a copy of the project and delete it, and its server, at the end."""
+    project = make_project()
+    try:
+        yield project
+    finally:
+        project.remove()
+
+
+def read_notebook(path: Path) -> NotebookNode:
+    """Return a notebook of format 4."""
+    return nbformat.read(path, as_version=4)
+
+
+def stored_state(notebook: NotebookNode) -> str:
+    """Return the state of the sandbox on which a notebook's stored outputs were made."""
+    return str(notebook.metadata.playbook.sandbox)
+
+
+def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
+    """Return the code cells, in order."""
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def plain_outputs(notebook: NotebookNode) -> str:
+    """Return everything that a notebook's outputs say in plain text, in order."""
+    parts = []
+    for cell in code_cells(notebook):
+        for output in cell.outputs:
+            parts.append(output.get("text", ""))
+            parts.append(output.get("data", {}).get("text/plain", ""))
+            parts.append(output.get("evalue", ""))
+    return "\n".join(filter(None, parts))
+
+
+def read_sanitizer(path: Path = SANITIZER) -> list[tuple[str, str]]:
+    """Return the pairs of (pattern, replacement), as nbval reads them."""
+    return _PAIR.findall(path.read_text("utf-8"))
