@@ -11,15 +11,13 @@ from typing import Any
 
 from psycopg2 import sql
 
-from playbook import archive
-from playbook.apply import Limits, apply_plan
 from playbook.catalog import droppable_schemas, table_names, table_sizes
 from playbook.database import advisory_lock, connect
-from playbook.errors import GuardRefused, MigrationFailed, PlaybookError, SettingsError, explain
+from playbook.errors import GuardRefused, MigrationFailed, SettingsError
+from playbook.execution import execute, save_backup
 from playbook.journal import Run
 from playbook.parameters import Common
 from playbook.plan import build_plan
-from playbook.present import note, progress
 from playbook.records import (
     Applied,
     Banner,
@@ -29,7 +27,6 @@ from playbook.records import (
     Plan,
     RevisionGraph,
     Snapshot,
-    StepResult,
     TableSizes,
 )
 from playbook.revisions import at_head, join, pending
@@ -52,9 +49,6 @@ __all__ = [
     "run_install",
     "show_target",
 ]
-
-BACKUPS = "backups"
-LIMITS = Limits(lock_timeout_s=2.0, give_up_after_s=300.0)
 
 
 @dataclass(frozen=True)
@@ -174,14 +168,7 @@ def _save(run: Run[Parameters]) -> str:
     run.note("drop begins")
     if not holds_rows(run.target, except_tables=(run.version_table,)):
         return "There were no rows to save."
-    manifest = archive.take_backup(
-        run.target,
-        run.server,
-        run.graph.current,
-        directory=BACKUPS,
-        on_progress=lambda tables, size: progress(f"{tables} tables begun, {size:,} bytes"),
-    )
-    run.note("backup complete", backup=str(manifest.directory))
+    save_backup(run)
     return "What was there is in a backup, which the receipt names."
 
 
@@ -209,31 +196,7 @@ def run_install(run: Run[Parameters]) -> Applied | Note:
         files = [(step.revision, step.sha256) for step in plan.steps]
         run.note("installation begins", plan_sha256=plan.sha256, revision_files=files)
         run.write_history()
-        return run.keep("applied", _apply(run, plan))
-
-
-def _apply(run: Run[Parameters], plan: Plan) -> Applied:
-    done: list[StepResult] = []
-
-    def on_step(result: StepResult, reached: tuple[str, ...]) -> None:
-        done.append(result)
-        note(f"{result.revision} applied")
-        run.note(f"{result.revision} applied", steps=list(done), to_revisions=list(reached))
-
-    try:
-        return apply_plan(
-            run.target, run.server, run.alembic, plan, LIMITS, on_progress=progress, on_step=on_step
-        )
-    except (PlaybookError, KeyboardInterrupt) as error:
-        reached = run.alembic.current()
-        run.note("installation failed", to_revisions=list(reached))
-        told = explain(error)
-        raise MigrationFailed(
-            f"The installation failed: {told}",
-            state=f"The database is at {join(reached)}.",
-            remedy="Mend the cause; `upgrade` goes on from there.",
-            current=reached,
-        ) from error
+        return run.keep("applied", execute(run, plan))
 
 
 def add_sample_data(run: Run[Parameters]) -> Note:

@@ -7,14 +7,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from playbook import archive, salvage
-from playbook.apply import Limits, apply_plan
 from playbook.database import advisory_lock
-from playbook.errors import GuardRefused, MigrationFailed, PlaybookError, explain
+from playbook.errors import GuardRefused
+from playbook.execution import (
+    BACKUPS,
+    compare_with_before,
+    execute,
+    save_backup,
+    save_before_snapshot,
+)
 from playbook.journal import Run
 from playbook.parameters import Common, one_of
 from playbook.plan import build_plan
 from playbook.preflight import Question, check
-from playbook.present import note, progress
 from playbook.receipts import known_receipts
 from playbook.records import (
     Applied,
@@ -31,11 +36,9 @@ from playbook.records import (
     RevisionGraph,
     Salvage,
     Snapshot,
-    StepResult,
 )
 from playbook.revisions import check_target, join
-from playbook.snapshot import write_snapshot
-from playbook.verification import compare, find_integrity, run_checks
+from playbook.verification import find_integrity, run_checks
 
 __all__ = [
     "Parameters",
@@ -54,10 +57,6 @@ __all__ = [
     "take_before_snapshot",
     "write_salvage",
 ]
-
-BACKUPS = "backups"
-LIMITS = Limits(lock_timeout_s=2.0, give_up_after_s=300.0)
-"""As the defaults of `upgrade`."""
 
 
 @dataclass(frozen=True)
@@ -169,27 +168,14 @@ def take_backup(run: Run[Parameters]) -> BackupManifest | Note:
     if not _will_write(run) or not wanted:
         why = f"backup={asked}" if asked == "never" else "nothing that holds rows is undone"
         return run.keep("backup", Note(f"No backup was taken: {why}."))
-    run.note("backup begins")
-    with run.recording_failure():
-        manifest = archive.take_backup(
-            run.target,
-            run.server,
-            run.graph.current,
-            directory=BACKUPS,
-            on_progress=lambda tables, size: progress(f"{tables} tables begun, {size:,} bytes"),
-        )
-    run.note("backup complete", backup=str(manifest.directory))
-    return run.keep("backup", manifest)
+    return save_backup(run)
 
 
 def take_before_snapshot(run: Run[Parameters]) -> Snapshot | Note:
     """Count and fingerprint every table, for the comparison afterwards."""
     if not _will_write(run):
         return Note("No snapshot was taken, as nothing will be changed.")
-    with run.recording_failure():
-        snapshot = run.snapshot()
-        write_snapshot(snapshot, run.begin() / "snapshot-before.json")
-    return run.keep("before", snapshot)
+    return save_before_snapshot(run)
 
 
 def run_rollback(run: Run[Parameters]) -> Applied | Note:
@@ -221,49 +207,12 @@ def run_rollback(run: Run[Parameters]) -> Applied | Note:
         run.note("rollback begins", plan_sha256=plan.sha256, revision_files=files)
         run.settle_interrupted()
         run.write_history()
-        return run.keep("applied", _apply(run, plan))
-
-
-def _apply(run: Run[Parameters], plan: Plan) -> Applied:
-    done: list[StepResult] = []
-
-    def on_step(result: StepResult, reached: tuple[str, ...]) -> None:
-        done.append(result)
-        note(f"{result.revision} undone")
-        run.note(f"{result.revision} undone", steps=list(done), to_revisions=list(reached))
-
-    try:
-        return apply_plan(
-            run.target, run.server, run.alembic, plan, LIMITS, on_progress=progress, on_step=on_step
-        )
-    except (PlaybookError, KeyboardInterrupt) as error:
-        reached = run.alembic.current()
-        failed = plan.steps[min(len(done), len(plan.steps) - 1)].revision
-        run.note(f"{failed} failed", to_revisions=list(reached))
-        told = explain(error)
-        raise MigrationFailed(
-            f"The downgrade of {failed} failed: {told}",
-            state=f"The database is at {join(reached)}; nothing that was salvaged is lost.",
-            remedy="Mend the cause and run `rollback` again, or go forward with `upgrade`.",
-            revision=failed,
-            statement=getattr(error, "statement", ""),
-            sqlstate=getattr(error, "sqlstate", ""),
-            current=reached,
-        ) from error
+        return run.keep("applied", execute(run, plan))
 
 
 def compare_data(run: Run[Parameters]) -> Comparison | Note:
     """Return how each table and column differs from before the rollback."""
-    applied = run.require("applied", object)
-    if isinstance(applied, Note):
-        return run.keep("comparison", Note("Nothing was changed, so there is nothing to compare."))
-    with run.recording_failure():
-        run.refresh()
-        after = run.snapshot()
-        write_snapshot(after, run.directory / "snapshot-after.json")
-    before = run.require("before", Snapshot)
-    names = ("before the rollback", "after it")
-    return run.keep("comparison", compare(before, after, names=names))
+    return compare_with_before(run)
 
 
 def check_data(run: Run[Parameters]) -> DataChecks:

@@ -7,15 +7,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from playbook import archive
-from playbook.apply import Limits, apply_plan
+from playbook.apply import Limits
 from playbook.database import advisory_lock, connect
-from playbook.errors import GuardRefused, MigrationFailed, PlaybookError, VerifyFailed, explain
+from playbook.errors import GuardRefused, MigrationFailed, VerifyFailed
+from playbook.execution import (
+    BACKUPS,
+    compare_with_before,
+    execute,
+    go_back,
+    save_backup,
+    save_before_snapshot,
+)
 from playbook.history import edited_revisions, read_history
 from playbook.journal import Run
 from playbook.parameters import Common, one_of
 from playbook.plan import build_plan, read_plan_hash, weigh_hazards
 from playbook.preflight import Question, check
-from playbook.present import note, progress
 from playbook.receipts import known_receipts
 from playbook.records import (
     Applied,
@@ -32,18 +39,16 @@ from playbook.records import (
     Plan,
     RevisionGraph,
     Snapshot,
-    StepResult,
 )
 from playbook.revisions import check_target, join
-from playbook.snapshot import holds_rows, write_snapshot
+from playbook.snapshot import holds_rows
 from playbook.targets import parse_duration_s
 from playbook.verification import (
-    compare,
-    find_integrity,
-    run_checks,
+    find_drift as compare_with_models,
 )
 from playbook.verification import (
-    find_drift as compare_with_models,
+    find_integrity,
+    run_checks,
 )
 
 __all__ = [
@@ -63,8 +68,6 @@ __all__ = [
     "take_backup",
     "take_before_snapshot",
 ]
-
-BACKUPS = "backups"
 
 
 @dataclass(frozen=True)
@@ -192,17 +195,7 @@ def take_backup(run: Run[Parameters]) -> BackupManifest | Note:
     run.require("preflight", Checks)
     if not _wants_backup(run):
         return run.keep("backup", Note(f"No backup was taken: {_why_no_backup(run)}."))
-    run.note("backup begins")
-    with run.recording_failure():
-        manifest = archive.take_backup(
-            run.target,
-            run.server,
-            run.graph.current,
-            directory=BACKUPS,
-            on_progress=lambda tables, size: progress(f"{tables} tables begun, {size:,} bytes"),
-        )
-    run.note("backup complete", backup=str(manifest.directory))
-    return run.keep("backup", manifest)
+    return save_backup(run)
 
 
 def _why_no_backup(run: Run[Parameters]) -> str:
@@ -217,11 +210,7 @@ def take_before_snapshot(run: Run[Parameters]) -> Snapshot | Note:
     """Count and fingerprint every table, for the comparison afterwards."""
     if not _will_write(run):
         return Note("No snapshot was taken, as nothing will be changed.")
-    with run.recording_failure():
-        snapshot = run.snapshot()
-        write_snapshot(snapshot, run.begin() / "snapshot-before.json")
-    run.note("snapshot taken")
-    return run.keep("before", snapshot)
+    return save_before_snapshot(run)
 
 
 def _will_write(run: Run[Parameters]) -> bool:
@@ -276,108 +265,19 @@ def _check_unchanged(run: Run[Parameters], plan: Plan) -> None:
 
 
 def _apply(run: Run[Parameters], plan: Plan) -> Applied:
-    done: list[StepResult] = []
-
-    def on_step(result: StepResult, reached: tuple[str, ...]) -> None:
-        done.append(result)
-        note(f"{result.revision} applied")
-        run.note(f"{result.revision} applied", steps=list(done), to_revisions=list(reached))
-
+    limits = _limits(run.parameters)
     try:
-        return apply_plan(
-            run.target,
-            run.server,
-            run.alembic,
-            plan,
-            _limits(run.parameters),
-            on_progress=progress,
-            on_step=on_step,
-        )
-    except (PlaybookError, KeyboardInterrupt) as error:
-        raise _after_failure(run, plan, error, len(done)) from error
-
-
-def _after_failure(
-    run: Run[Parameters], plan: Plan, error: BaseException, applied: int
-) -> PlaybookError:
-    """Return the sentence for a failed upgrade, having gone back if that was asked for."""
-    reached = run.alembic.current()
-    failed = plan.steps[min(applied, len(plan.steps) - 1)]
-    transactional = getattr(error, "transactional", True)
-    run.note(f"{failed.revision} failed", to_revisions=list(reached))
-    told = explain(error)
-    where = f"The database is at {join(reached)}"
-    if not transactional:
-        state = f"{where}, with {failed.revision} half-applied: it had left its transaction."
-        remedy = "Run `status` to see what it left (invalid indexes), undo that, then run `upgrade`"
-    elif run.parameters.on_failure == "rollback" and reached != plan.from_revisions:
-        return _gone_back(run, plan, reached, failed.revision, told)
-    else:
-        state = f"{where}; {failed.revision} was rolled back whole."
-        remedy = "Mend the cause and run `upgrade` again, or go back with `rollback`"
-        remedy += f" -r target {join(plan.from_revisions)}" if applied else ""
-    return MigrationFailed(
-        f"Revision {failed.revision} failed: {told}",
-        state=state,
-        remedy=f"{remedy}.",
-        revision=failed.revision,
-        statement=getattr(error, "statement", ""),
-        sqlstate=getattr(error, "sqlstate", ""),
-        current=reached,
-        transactional=transactional,
-    )
-
-
-def _gone_back(
-    run: Run[Parameters], plan: Plan, reached: tuple[str, ...], failed: str, told: str
-) -> PlaybookError:
-    """Undo what was applied, compare with the snapshot before, and return the sentence."""
-    graph = run.refresh()
-    back = build_plan(
-        run.target,
-        run.alembic,
-        graph,
-        direction="downgrade",
-        to=join(plan.from_revisions),
-    )
-    apply_plan(
-        run.target,
-        run.server,
-        run.alembic,
-        back,
-        _limits(run.parameters),
-        on_progress=progress,
-        on_step=lambda result, at: run.note(f"{result.revision} undone", to_revisions=list(at)),
-    )
-    before = run.require("before", Snapshot)
-    after = run.snapshot()
-    differences = compare(before, after, names=("before", "after going back")).differences
-    changed = [d.table for d in differences if d.kind != "intact" and d.table != run.version_table]
-    same = (
-        f"It differs from before in {', '.join(changed)}" if changed else "Its data are as before"
-    )
-    run.went_back = True
-    return MigrationFailed(
-        f"Revision {failed} failed: {told}",
-        state=f"The run went back from {join(reached)} to {join(plan.from_revisions)}. {same}.",
-        remedy="Mend the cause and run `upgrade` again.",
-        revision=failed,
-        current=plan.from_revisions,
-    )
+        return execute(run, plan, limits)
+    except MigrationFailed as failure:
+        wanted = run.parameters.on_failure == "rollback" and failure.transactional
+        if wanted and sorted(failure.current) != sorted(plan.from_revisions):
+            raise go_back(run, plan, failure, limits) from failure
+        raise
 
 
 def compare_data(run: Run[Parameters]) -> Comparison | Note:
     """Return how each table and column differs from before the upgrade."""
-    applied = run.require("applied", object)
-    if isinstance(applied, Note):
-        return run.keep("comparison", Note("Nothing was changed, so there is nothing to compare."))
-    with run.recording_failure():
-        run.refresh()
-        after = run.snapshot()
-        write_snapshot(after, run.directory / "snapshot-after.json")
-    before = run.require("before", Snapshot)
-    names = ("before the upgrade", "after it")
-    return run.keep("comparison", compare(before, after, names=names))
+    return compare_with_before(run)
 
 
 def check_data(run: Run[Parameters]) -> DataChecks:

@@ -330,7 +330,6 @@ def test_failure_with_rollback_goes_back_to_where_it_began(
     assert runs(namespace)[-1]["outcome"] == "rolled back"
 
 
-@pytest.mark.xfail(reason="the sentence says only why it cannot go back", strict=True)
 def test_failure_with_rollback_that_cannot_go_back_says_where_the_database_is(
     small: Callable[..., Namespace], fresh_database: Target
 ) -> None:

@@ -1,0 +1,216 @@
+"""Steps that several writing runbooks take, recorded in their receipt. Layer 4, on the journal."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from playbook import archive
+from playbook.apply import Limits, apply_plan
+from playbook.errors import MigrationFailed, PlaybookError, explain
+from playbook.journal import Run
+from playbook.present import note, progress
+from playbook.records import (
+    Applied,
+    BackupManifest,
+    Comparison,
+    Note,
+    Plan,
+    PlanStep,
+    Snapshot,
+    StepResult,
+)
+from playbook.revisions import join
+from playbook.snapshot import write_snapshot
+from playbook.verification import compare
+
+__all__ = [
+    "AFTER",
+    "BACKUPS",
+    "BEFORE",
+    "DEFAULT_LIMITS",
+    "compare_with_before",
+    "execute",
+    "go_back",
+    "save_backup",
+    "save_before_snapshot",
+]
+
+BACKUPS = "backups"
+"""Where writing runbooks keep their backups, in the project's folder."""
+BEFORE, AFTER = "snapshot-before.json", "snapshot-after.json"
+DEFAULT_LIMITS = Limits(lock_timeout_s=2.0, give_up_after_s=300.0)
+"""As the defaults of `upgrade`."""
+
+
+def save_backup(run: Run[Any]) -> BackupManifest:
+    """Take a backup that is proven to be readable, with progress, and note it in the receipt.
+
+    Raises:
+        BackupFailed: there is none now; nothing was changed.
+    """
+    run.note("backup begins")
+    with run.recording_failure():
+        manifest = archive.take_backup(
+            run.target,
+            run.server,
+            run.graph.current,
+            directory=BACKUPS,
+            on_progress=lambda tables, size: progress(f"{tables} tables begun, {size:,} bytes"),
+        )
+    run.note("backup complete", backup=str(manifest.directory))
+    return run.keep("backup", manifest)
+
+
+def save_before_snapshot(run: Run[Any]) -> Snapshot:
+    """Count and fingerprint every table, and keep it in the run's folder."""
+    with run.recording_failure():
+        snapshot = run.snapshot()
+        write_snapshot(snapshot, run.begin() / BEFORE)
+    run.note("snapshot taken")
+    return run.keep("before", snapshot)
+
+
+def compare_with_before(run: Run[Any]) -> Comparison | Note:
+    """Return how each table and column differs from before; a note if nothing was run."""
+    if run.taken("applied", Note):
+        return run.keep("comparison", Note("Nothing was changed, so there is nothing to compare."))
+    run.require("applied", Applied)
+    with run.recording_failure():
+        run.refresh()
+        after = run.snapshot()
+        write_snapshot(after, run.directory / AFTER)
+    names = (f"before the {run.runbook}", "after it")
+    return run.keep("comparison", compare(run.require("before", Snapshot), after, names=names))
+
+
+def execute(run: Run[Any], plan: Plan, limits: Limits = DEFAULT_LIMITS) -> Applied:
+    """Run a plan and write each revision to the receipt as it is done.
+
+    Raises:
+        MigrationFailed: a revision failed or the run was interrupted; the sentence says which,
+            why, where the database is now and what to do. ``current`` and ``transactional`` tell
+            the same to the caller.
+    """
+    done: list[StepResult] = []
+    word = {"upgrade": "applied", "downgrade": "undone"}[plan.direction]
+
+    def on_step(result: StepResult, reached: tuple[str, ...]) -> None:
+        done.append(result)
+        note(f"{result.revision} {word}")
+        run.note(f"{result.revision} {word}", steps=list(done), to_revisions=list(reached))
+
+    try:
+        return apply_plan(
+            run.target,
+            run.server,
+            run.alembic,
+            plan,
+            limits,
+            on_progress=progress,
+            on_step=on_step,
+        )
+    except (PlaybookError, KeyboardInterrupt) as error:
+        raise _failure(run, plan, error, len(done)) from error
+
+
+def _failure(
+    run: Run[Any], plan: Plan, error: PlaybookError | KeyboardInterrupt, done: int
+) -> MigrationFailed:
+    """Return what is to be said of a plan that failed after some of its revisions."""
+    reached = run.alembic.current()
+    failed = plan.steps[min(done, len(plan.steps) - 1)].revision
+    run.note(f"{failed} failed", to_revisions=list(reached))
+    transactional = getattr(error, "transactional", True)
+    what = f"Revision {failed}" if plan.direction == "upgrade" else f"The downgrade of {failed}"
+    if transactional:
+        state = f"The database is at {join(reached)}; {failed} was rolled back whole."
+        remedy = _ways_out(run, plan, done)
+    else:
+        state = (
+            f"The database is at {join(reached)}, with {failed} half-applied: it had left its "
+            "transaction."
+        )
+        remedy = f"Run `status`, undo what it left, then run `{run.runbook}` again."
+    return MigrationFailed(
+        f"{what} failed: {explain(error)}",
+        state=state,
+        remedy=remedy,
+        revision=failed,
+        statement=getattr(error, "statement", ""),
+        sqlstate=getattr(error, "sqlstate", ""),
+        current=reached,
+        transactional=transactional,
+    )
+
+
+def _ways_out(run: Run[Any], plan: Plan, done: int) -> str:
+    again = f"Mend the cause and run `{run.runbook}` again"
+    start = join(plan.from_revisions)
+    if run.runbook == "rollback":
+        return f"{again}, or go forward with `upgrade` -r target {start}."
+    if not done or not plan.from_revisions:
+        return f"{again}."
+    return f"{again}, or go back with `rollback` -r target {start}."
+
+
+def go_back(run: Run[Any], plan: Plan, failure: MigrationFailed, limits: Limits) -> MigrationFailed:
+    """Undo the revisions of a failed upgrade and compare the data with before.
+
+    **Effects**: the downgrades of what the upgrade had applied.
+
+    Returns:
+        The sentence to stop with: the same failure, and whether the way back was gone.
+    """
+    reached = failure.current
+    back = _reversed(plan, failure)
+    try:
+        execute(run, back, limits)
+    except PlaybookError as error:
+        return MigrationFailed(
+            failure.problem,
+            state=f"Going back failed as well: {error.problem} {error.state}",
+            remedy="Look with `status`, then mend the cause and run `upgrade` or `rollback`.",
+            revision=failure.revision,
+            statement=failure.statement,
+            sqlstate=failure.sqlstate,
+            current=run.alembic.current(),
+        )
+    run.went_back = True
+    run.refresh()
+    before = run.require("before", Snapshot)
+    found = compare(before, run.snapshot(), names=("before", "after going back")).differences
+    changed = dict.fromkeys(one.table for one in found if one.kind != "intact")
+    same = f"It differs in {', '.join(changed)}" if changed else "Its data are as before"
+    return MigrationFailed(
+        failure.problem,
+        state=f"The run went back from {join(reached)} to {join(plan.from_revisions)}. {same}.",
+        remedy="Mend the cause and run `upgrade` again.",
+        revision=failure.revision,
+        statement=failure.statement,
+        sqlstate=failure.sqlstate,
+        current=plan.from_revisions,
+    )
+
+
+def _reversed(plan: Plan, failure: MigrationFailed) -> Plan:
+    """Return the downgrades of a plan's revisions before the failed one, the last one first."""
+    ids = [step.revision for step in plan.steps]
+    done = plan.steps[: ids.index(failure.revision)]
+    return replace(
+        plan,
+        direction="downgrade",
+        from_revisions=failure.current,
+        to_revisions=plan.from_revisions,
+        steps=tuple(_undone(step) for step in reversed(done)),
+    )
+
+
+def _undone(step: PlanStep) -> PlanStep:
+    return replace(
+        step,
+        direction="downgrade",
+        from_revisions=step.to_revisions,
+        to_revisions=step.from_revisions,
+        sql="",
+    )
