@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from playbook.catalog import holders
@@ -18,6 +18,7 @@ from playbook.database import connect
 from playbook.errors import LockNotAcquired
 from playbook.migrate import Alembic
 from playbook.records import Applied, Blocker, Plan, PlanStep, ServerInfo, StepResult
+from playbook.statements import locks_taken
 from playbook.targets import Target
 
 __all__ = ["Limits", "apply_plan"]
@@ -116,8 +117,9 @@ def _apply(
 ) -> StepResult:
     """Try one revision until it is through or the time for it is over."""
     attempts = _Attempts(limits)
+    locks = locks_taken(step.sql, plan.tables)
     while True:
-        blockers = _settled_holders(target, plan.tables)
+        blockers = _settled_holders(target, locks)
         if not blockers:
             try:
                 return alembic.run(
@@ -127,7 +129,7 @@ def _apply(
                     attempts=attempts.number,
                 )
             except LockNotAcquired:
-                blockers = _settled_holders(target, plan.tables)
+                blockers = _settled_holders(target, locks)
         if attempts.left_s <= 0:
             raise _given_up(step, attempts, blockers)
         on_progress(f"{step.revision} waits for {_names(blockers)}; {attempts.left_s:.0f} s left")
@@ -135,12 +137,12 @@ def _apply(
         attempts.next()
 
 
-def _settled_holders(target: Target, tables: Sequence[str]) -> list[Blocker]:
+def _settled_holders(target: Target, locks: Mapping[str, str]) -> list[Blocker]:
     """Return the sessions that would keep a lock request waiting for longer than a moment."""
-    if not tables:
+    if not locks:
         return []
     with connect(target, read_only=True) as connection:
-        found = holders(connection, tables)
+        found = holders(connection, locks)
     return [session for session in found if session.transaction_age_s > SETTLED_S]
 
 

@@ -7,11 +7,12 @@ Checked on PostgreSQL 15, 16 and 18.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from psycopg2.extensions import connection as Connection
 
 from playbook.database import fetch, fetch_value
+from playbook.locks import conflicting
 from playbook.records import Blocker, InvalidIndex, TableSize, UnvalidatedConstraint
 
 __all__ = [
@@ -104,10 +105,12 @@ ORDER BY a.xact_start
 """
 
 HOLDERS = f"""{_SESSION}
-  AND a.pid <> ALL (%s)
+  AND a.backend_type <> 'autovacuum worker'
   AND EXISTS (SELECT FROM pg_locks AS l JOIN pg_class AS c ON c.oid = l.relation
               JOIN pg_namespace AS n ON n.oid = c.relnamespace
-              WHERE l.pid = a.pid AND l.granted AND n.nspname || '.' || c.relname = ANY (%s))
+              JOIN unnest(%s::text[], %s::text[]) AS wanted (name, mode)
+                ON wanted.name = n.nspname || '.' || c.relname AND wanted.mode = l.mode
+              WHERE l.pid = a.pid AND l.granted)
 ORDER BY a.xact_start
 """
 
@@ -166,12 +169,17 @@ def open_transactions(connection: Connection, *, older_than_s: float) -> list[Bl
     return [_blocker(row) for row in fetch(connection, OPEN_TRANSACTIONS, (older_than_s,))]
 
 
-def holders(
-    connection: Connection, tables: Sequence[str], *, except_pids: Sequence[int] = ()
-) -> list[Blocker]:
-    """Return other sessions that hold a lock on one of the tables, the oldest first."""
-    rows = fetch(connection, HOLDERS, (list(except_pids), list(tables)))
-    return [_blocker(row) for row in rows]
+def holders(connection: Connection, locks: Mapping[str, str]) -> list[Blocker]:
+    """Return other sessions that hold a lock which conflicts with one of ours, the oldest first.
+
+    Autovacuum is left out: it gives way to a lock request within deadlock_timeout.
+
+    Args:
+        locks: the mode that will be asked for on each table, ``schema.table``.
+    """
+    pairs = [(table, mode) for table, wanted in locks.items() for mode in conflicting(wanted)]
+    tables, modes = [table for table, _ in pairs], [mode for _, mode in pairs]
+    return [_blocker(row) for row in fetch(connection, HOLDERS, (tables, modes))]
 
 
 def missing_privileges(connection: Connection) -> list[str]:

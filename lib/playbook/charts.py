@@ -9,6 +9,7 @@ anyone.
 from __future__ import annotations
 
 import base64
+import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -309,7 +310,7 @@ def view_html(view: View) -> str:
 
 def _text_html(block: Text) -> str:
     pill = f" {_pill(block.pill)}" if block.pill else ""
-    return f'<div style="{_TEXT_STYLES[block.style]}">{_safe(block.text)}{pill}</div>'
+    return f'<div style="{_TEXT_STYLES[block.style]}">{_prose(block.text)}{pill}</div>'
 
 
 def _facts_html(block: Facts) -> str:
@@ -327,7 +328,7 @@ def _facts_html(block: Facts) -> str:
 def _items_html(block: Items) -> str:
     if not block.lines:
         return ""
-    lines = "".join(f'<li style="margin:1px 0">{_safe(line)}</li>' for line in block.lines)
+    lines = "".join(f'<li style="margin:1px 0">{_prose(line)}</li>' for line in block.lines)
     title = f'<div style="margin:8px 0 2px;font-weight:600">{_safe(block.title)}</div>'
     items = f'<ul style="margin:0;padding-left:20px">{lines}</ul>'
     return f"{title if block.title else ''}{items}"
@@ -371,6 +372,8 @@ def _wrap(cell: Cell) -> str:
     text = cell.first if isinstance(cell, Lines) else cell if isinstance(cell, str) else cell.text
     if max((len(word) for word in text.split()), default=0) > _LONG_WORD:
         return ";overflow-wrap:anywhere;min-width:220px"
+    if isinstance(cell, Lines) and cell.rest:
+        return ";min-width:260px"
     return ";white-space:nowrap" if len(text) <= _SHORT_TEXT and not isinstance(cell, Lines) else ""
 
 
@@ -383,8 +386,8 @@ def _cell_html(cell: Cell) -> str:
         case Number():
             return _safe(cell.text) if cell.share is None else _bar(cell.share, cell.text)
         case Lines():
-            more = "".join(f'<div style="opacity:.8">{_safe(line)}</div>' for line in cell.rest)
-            return f"{_safe(cell.first)}{more}"
+            more = "".join(f'<div style="opacity:.8">{_prose(line)}</div>' for line in cell.rest)
+            return f"{_prose(cell.first)}{more}"
         case str():
             return _safe(cell)
 
@@ -444,6 +447,11 @@ def _sql_formatter() -> HtmlFormatter[str]:
         }
 
     return HtmlFormatter(style=EditorColours, noclasses=True, nowrap=True)
+
+
+def _prose(text: str) -> str:
+    """Return a sentence as HTML, with what stands between backticks as code."""
+    return re.sub(r"`([^`<>]+)`", r"<code>\1</code>", _safe(text))
 
 
 def _safe(text: str) -> str:

@@ -44,7 +44,7 @@ Progress = Callable[[int, int], None]
 _VERSION = re.compile(r"\(PostgreSQL\) (\d+)[.\w]*")
 _PROBLEM = re.compile(r"\b(?:error|fatal): ", re.IGNORECASE)
 _TABLE_LINE = re.compile(r"dumping contents of table")
-POLL_S = 0.05
+POLL_S = 0.02
 REPORT_S = 1.0
 
 
@@ -177,15 +177,13 @@ def dump_schema(target: Target, *, tools: ClientTools, owners: bool = False) -> 
     return re.sub(r"^\\(un)?restrict .*\n", "", text, flags=re.MULTILINE)
 
 
-def read_archive(directory: Path, *, tools: ClientTools) -> int:
-    """Read a dump to its end, decompressing everything, and return how many entries it lists.
+def read_archive(directory: Path, *, tools: ClientTools) -> None:
+    """Read a dump to its end, decompressing everything.
 
     Raises:
         BackupFailed: a file is missing, cut short or damaged.
     """
-    listing = _run(None, [tools.path("pg_restore"), "--list", str(directory)])
     _run(None, [tools.path("pg_restore"), f"--file={os.devnull}", str(directory)])
-    return sum(bool(line) and not line.startswith(";") for line in listing.splitlines())
 
 
 def restore_archive(directory: Path, target: Target, *, tools: ClientTools, jobs: int) -> None:
@@ -271,6 +269,7 @@ def _collect(stream: IO[str], lines: list[str]) -> None:
 def _watch(
     child: subprocess.Popen[str], lines: list[str], directory: Path, on_progress: Progress
 ) -> None:
+    on_progress(0, 0)
     reported = time.monotonic()
     while child.poll() is None:
         time.sleep(POLL_S)

@@ -18,6 +18,7 @@ from playbook.execution import execute, save_backup
 from playbook.journal import Run
 from playbook.parameters import Common
 from playbook.plan import build_plan
+from playbook.present import count
 from playbook.records import (
     Applied,
     Banner,
@@ -119,16 +120,16 @@ def _recognised(run: Run[Parameters]) -> Note:
         )
     if graph.current:
         return Note(
-            f"It is under Alembic already, at {join(graph.current)}, with {len(pending(graph))} "
-            "revisions pending: there is nothing to install."
+            f"It is under Alembic already, at {join(graph.current)}, with "
+            f"{count(len(pending(graph)), 'revision')} pending: there is nothing to install."
         )
     with connect(run.target, read_only=True) as connection:
         tables = [name for name in table_names(connection) if name != run.version_table]
     if tables:
         first = graph.revisions[0].revision if graph.revisions else "REVISION"
         raise GuardRefused(
-            f"The database has {len(tables)} tables ({', '.join(tables[:5])}) and no revision: "
-            "they were made without Alembic.",
+            f"The database has {count(len(tables), 'table')} ({', '.join(tables[:5])}) and no "
+            "revision: they were made without Alembic.",
             remedy=f"If they are what {first} would make, tell Alembic so with "
             f"`alembic stamp {first}`, then run `upgrade`. To throw a development database away, "
             "write -p drop True.",

@@ -7,8 +7,8 @@ is something to do. The answers are in the order in which they were asked.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from psycopg2.extensions import connection as Connection
@@ -28,6 +28,7 @@ from playbook.catalog import (
 from playbook.database import connect, lock_holder, settings_stick
 from playbook.dump import find_client_tools
 from playbook.errors import BackupFailed
+from playbook.present import count
 from playbook.records import (
     Blocker,
     Checks,
@@ -54,12 +55,13 @@ LATE_BYTES = 256 * 1024 * 1024
 class Question:
     """What the answers depend on besides the database.
 
-    ``tables`` and ``hazards`` are those of the plan (empty and None: no plan yet);
+    ``tables``, ``locks`` (the mode on each table) and ``hazards`` are those of the plan;
     ``backup_folder`` is where a backup will go (None: none will be taken).
     """
 
     graph: RevisionGraph
     tables: Sequence[str] = ()
+    locks: Mapping[str, str] = field(default_factory=dict)
     edited: Sequence[str] = ()
     receipts: Sequence[Receipt] = ()
     backup_folder: Path | None = None
@@ -77,7 +79,7 @@ def check(target: Target, server: ServerInfo, question: Question) -> Checks:
             _privileges(connection, question.tables),
             _other_run(connection),
             _interrupted(question.receipts),
-            _transactions(connection, question.tables),
+            _transactions(connection, question.locks),
             _prepared(connection),
             _vacuums(connection, question.tables),
             _indexes(connection),
@@ -129,7 +131,7 @@ def _version_table(connection: Connection, graph: RevisionGraph) -> Finding:
             "version-table",
             Severity.STOP,
             name,
-            f"There is none, and there are {len(others)} tables: they were made without Alembic.",
+            f"There is none, but {count(len(others), 'table')}, made without Alembic.",
             "If they equal a revision, write `alembic stamp REVISION`; if the first revision "
             "stands on them, `alembic stamp base`.",
         )
@@ -146,7 +148,10 @@ def _heads(graph: RevisionGraph) -> Finding:
             "Write -r target heads, branch@head or one of them, or merge them (`alembic merge`).",
         )
     return Finding(
-        "heads", Severity.OK, join(graph.heads), f"{len(pending(graph))} revisions are pending."
+        "heads",
+        Severity.OK,
+        join(graph.heads),
+        f"Pending: {count(len(pending(graph)), 'revision')}.",
     )
 
 
@@ -210,9 +215,9 @@ def _interrupted(receipts: Sequence[Receipt]) -> Finding:
     return Finding("last-run", Severity.OK, "receipts", detail)
 
 
-def _transactions(connection: Connection, tables: Sequence[str]) -> Finding:
-    """Warn of sessions that hold locks on the plan's tables, or have been open for long."""
-    blockers = holders(connection, tables) if tables else []
+def _transactions(connection: Connection, locks: Mapping[str, str]) -> Finding:
+    """Warn of sessions whose locks are in the plan's way, or that have been open for long."""
+    blockers = holders(connection, locks) if locks else []
     old = open_transactions(connection, older_than_s=LONG_TRANSACTION_S)
     if blockers or old:
         sessions = {session.pid: session for session in (*blockers, *old)}
@@ -326,8 +331,8 @@ def _hazards(hazards: Hazards) -> Finding:
             "hazards",
             Severity.STOP,
             ", ".join(dict.fromkeys(f"{h.rule} on {h.table}" for h in hazards.stops)),
-            f"{len(hazards.stops)} statements would block others for too long, or fail; the worst "
-            f"is in {worst.revision}.",
+            f"{count(len(hazards.stops), 'statement')} would block others for too long, or fail; "
+            f"the worst is in {worst.revision}.",
             "Rewrite them as `preview` proposes, or excuse each in its revision file: "
             f"# playbook: allow {worst.rule} on {worst.table} because ...",
         )
@@ -337,7 +342,7 @@ def _hazards(hazards: Hazards) -> Finding:
             "hazards",
             Severity.WARN,
             ", ".join(dict.fromkeys(f"{h.rule} on {h.table}" for h in waits)),
-            f"{len(waits)} statements deserve a look.",
+            f"{count(len(waits), 'statement')} to look at.",
             "`preview` shows each with its remedy.",
         )
     return Finding("hazards", Severity.OK, "SQL", "No statement keeps others waiting for long.")

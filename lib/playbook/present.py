@@ -167,11 +167,12 @@ def short_path(path: Path | str, parts: int = 3) -> str:
 
     Args:
         path: anything; it need not exist.
-        parts: how many parts at most; fewer if ``runs`` or ``backups`` begins later.
+        parts: how many parts at most, where the path does not lead through ``runs`` or
+            ``backups``: it then begins there.
     """
-    last = [part for part in Path(path).parts if part != Path(path).anchor][-parts:]
-    begin = next((i for i, part in enumerate(last) if part in {"runs", "backups"}), 0)
-    return "/".join(last[begin:])
+    named = [part for part in Path(path).parts if part != Path(path).anchor]
+    known = [i for i, part in enumerate(named) if part in {"runs", "backups"}]
+    return "/".join(named[known[-1] :] if known else named[-parts:])
 
 
 # --- One function per record
@@ -236,7 +237,7 @@ def _graph(graph: RevisionGraph) -> View:
         Text(f"{count(len(rows), 'revision')}: {done} applied, {found['pending']} pending.")
     ]
     if rows:
-        blocks.append(Table(("revision", "message", "state", "names"), rows, graph=nodes))
+        blocks.append(Table(("revision", "state", "names", "message"), rows, graph=nodes))
     if not graph.current:
         blocks.append(Text("You are here: at base, nothing is applied.", Pill("base", "look")))
     for unknown in graph.unknown:
@@ -254,7 +255,7 @@ def _graph(graph: RevisionGraph) -> View:
 def _revision(one: Revision, state: str) -> tuple[Cell, ...]:
     here = Pill("◀ you are here", "look") if state == "current" else state
     names = ["head", *one.branch_labels] if one.is_head else one.branch_labels
-    return Code(one.revision), one.message, here, ", ".join(names)
+    return Code(one.revision), here, ", ".join(names), one.message
 
 
 def _plan(plan: Plan) -> View:
@@ -315,24 +316,23 @@ def _size(size: int, share: float | None = None) -> Number:
 def _history(history: History) -> View:
     if not history.runs:
         return _nothing("No runs are known on this target.")
-    headers = ("started", "runbook", "outcome", "from", "to", "duration", "backup", "who")
+    headers = ("started", "runbook", "outcome", "from -> to", "duration", "who and backup")
     rows = tuple(_run(run) for run in history.runs)
     return View((Text(f"{count(len(rows), 'run')}, the newest first."), Table(headers, rows)))
 
 
 def _run(run: Receipt) -> tuple[Cell, ...]:
-    note = (run.message,) if run.message and run.outcome != "succeeded" else ()
+    more = [f"Backup: {short_path(run.backup)}"] if run.backup else []
+    more += [run.message] if run.message and run.outcome != "succeeded" else []
     return (
         moment(run.started_at),
         run.runbook,
         _outcome_pill(run.outcome),
-        Code(join(run.from_revisions)),
-        Code(join(run.to_revisions)),
+        f"{join(run.from_revisions)} -> {join(run.to_revisions)}",
         Number(
             "not ended" if run.finished_at is None else seconds(_duration_s(run)), _FIGURE_WIDTH
         ),
-        short_path(run.backup) if run.backup else "none",
-        Lines(run.who, note),
+        Lines(run.who, tuple(more)),
     )
 
 

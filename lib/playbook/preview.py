@@ -14,6 +14,7 @@ from playbook.errors import MigrationFailed
 from playbook.journal import Run
 from playbook.parameters import Common, one_of
 from playbook.plan import METHODS, build_plan, reverse_sql, weigh_hazards
+from playbook.present import count
 from playbook.records import Banner, Hazards, Loss, Note, Outcome, Plan, RevisionGraph, TableSizes
 from playbook.revisions import check_target, direction_of, join
 from playbook.salvage import find_loss as count_loss
@@ -133,8 +134,8 @@ def conclude(run: Run[Parameters]) -> Outcome:
     summary = (
         f"The database is at {join(plan.from_revisions)}: there is nothing to run."
         if plan.is_empty
-        else f"{len(plan.steps)} revisions lead from {join(plan.from_revisions)} to "
-        f"{join(plan.to_revisions)}."
+        else f"From {join(plan.from_revisions)} to {join(plan.to_revisions)}: "
+        f"{count(len(plan.steps), 'revision')}."
     )
     steps = () if plan.is_empty else (f"{after} with -r target {plan.target} runs this plan.",)
     return run.outcome(

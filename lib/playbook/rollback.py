@@ -38,6 +38,7 @@ from playbook.records import (
     Snapshot,
 )
 from playbook.revisions import check_target, join
+from playbook.statements import locks_taken
 from playbook.verification import find_integrity, run_checks
 
 __all__ = [
@@ -114,6 +115,7 @@ def check_preflight(run: Run[Parameters]) -> Checks:
         question = Question(
             graph=run.graph,
             tables=plan.tables,
+            locks=locks_taken(plan.sql, plan.tables),
             receipts=known_receipts(run.target, run.server, run.parameters.output_dir),
             backup_folder=archive.backup_folder(run.target, BACKUPS),
         )

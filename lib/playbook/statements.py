@@ -5,7 +5,7 @@ Reads text only: no database, so a name without a schema is taken to be in ``pub
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ __all__ = [
     "Statement",
     "created_tables",
     "dropped_objects",
+    "locks_taken",
     "read_statements",
     "tables_in",
 ]
@@ -71,6 +72,22 @@ def read_statements(text: str) -> list[Statement]:
                     _writes(statement),
                 )
             )
+    return found
+
+
+def locks_taken(text: str, tables: Sequence[str]) -> dict[str, str]:
+    """Return the strongest lock mode that SQL takes on each of some tables.
+
+    A table that is named but not changed is taken to be what a foreign key refers to. Without SQL
+    that says otherwise, the strongest mode of all is assumed.
+    """
+    if not text:
+        return dict.fromkeys(tables, MODES[-1])
+    found = dict.fromkeys(tables, "ShareRowExclusiveLock")
+    for statement in read_statements(text):
+        if statement.table in found:
+            modes = (found[statement.table], statement.lock)
+            found[statement.table] = max(modes, key=MODES.index)
     return found
 
 

@@ -13,7 +13,7 @@ from playbook.history import edited_revisions, read_history
 from playbook.journal import Run
 from playbook.parameters import Common
 from playbook.preflight import Question, check
-from playbook.present import durations_chart
+from playbook.present import count, durations_chart
 from playbook.receipts import known_receipts
 from playbook.records import (
     Banner,
@@ -105,7 +105,7 @@ def conclude(run: Run[Parameters]) -> Outcome:
     """Return the summary and which runbook comes next."""
     graph = run.require("revisions", RevisionGraph)
     waiting = len(pending(graph))
-    place = "at head" if at_head(graph) else f"{waiting} revisions behind head"
+    place = "at head" if at_head(graph) else f"{count(waiting, 'revision')} behind head"
     return run.outcome(
         "succeeded",
         f"The database is at {join(graph.current)}, {place}.",

@@ -42,6 +42,7 @@ from playbook.records import (
 )
 from playbook.revisions import check_target, join
 from playbook.snapshot import holds_rows
+from playbook.statements import locks_taken
 from playbook.targets import parse_duration_s
 from playbook.verification import (
     find_drift as compare_with_models,
@@ -158,6 +159,7 @@ def check_preflight(run: Run[Parameters]) -> Checks:
         question = Question(
             graph=run.graph,
             tables=plan.tables,
+            locks=locks_taken(plan.sql, plan.tables),
             edited=edited_revisions(history, run.graph),
             receipts=known_receipts(run.target, run.server, run.parameters.output_dir),
             backup_folder=archive.backup_folder(run.target, BACKUPS) if wants_backup else None,
@@ -252,12 +254,10 @@ def _why_nothing(run: Run[Parameters]) -> str:
 
 
 def _check_unchanged(run: Run[Parameters], plan: Plan) -> None:
-    """Refuse unless the database is where the plan starts and the plan is still the same."""
+    """Refuse unless the database is where the plan starts and the revision files are the same."""
     run.same_place()
-    again = build_plan(
-        run.target, run.alembic, run.graph, direction="upgrade", to=plan.target, method=plan.method
-    )
-    if again.sha256 != plan.sha256:
+    again = run.alembic.plan("upgrade", plan.target, plan.from_revisions)
+    if [(s.revision, s.sha256) for s in again] != [(s.revision, s.sha256) for s in plan.steps]:
         raise GuardRefused(
             "The revision files changed since the plan was shown.",
             remedy="Run the notebook's cells from the top and read the new plan.",

@@ -77,10 +77,9 @@ def test_dump_is_restored_into_another_database(
     tools = find_client_tools(180000)
 
     dump_database(legacy_database, tmp_path / "d", tools=tools, jobs=2, level=1)
-    entries = read_archive(tmp_path / "d", tools=tools)
+    read_archive(tmp_path / "d", tools=tools)
     restore_archive(tmp_path / "d", fresh_database, tools=tools, jobs=2)
 
-    assert entries > 5
     assert dump_schema(fresh_database, tools=tools) == dump_schema(legacy_database, tools=tools)
 
 

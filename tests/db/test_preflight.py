@@ -110,13 +110,16 @@ def test_other_run_stops_and_is_named(fresh_database: Target) -> None:
     assert "migration-playbook" in found.subject
 
 
+ALTER = "AccessExclusiveLock"
+
+
 def test_holder_of_the_plan_s_tables_warns_and_of_others_does_not(fresh_database: Target) -> None:
     execute(fresh_database, "CREATE TABLE t (x int)")
     app = fresh_database.with_conninfo(application_name="the app")
     with connect(app, autocommit=False) as holder:
         fetch(holder, "SELECT FROM t")
-        named = ask(fresh_database, tables=["public.t"])["open-transactions"]
-        other = ask(fresh_database, tables=["public.u"])["open-transactions"]
+        named = ask(fresh_database, locks={"public.t": ALTER})["open-transactions"]
+        other = ask(fresh_database, locks={"public.u": ALTER})["open-transactions"]
 
     assert named.severity is Severity.WARN
     assert "the app, idle in transaction" in named.detail

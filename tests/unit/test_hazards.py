@@ -1,0 +1,132 @@
+"""Tests of hazards: each rule has an example, sizes decide, revision files may excuse."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from playbook.hazards import RULES, find_hazards
+from playbook.records import Hazard, PlanStep, Severity
+
+SMALL, LARGE = 300, 30_000_000
+
+BAD = {
+    "adding-field-with-default": "ALTER TABLE t ADD COLUMN a timestamptz DEFAULT clock_timestamp()",
+    "adding-foreign-key-constraint": "ALTER TABLE t ADD CONSTRAINT f FOREIGN KEY (a) "
+    "REFERENCES u (id)",
+    "adding-not-nullable-field": "ALTER TABLE t ALTER COLUMN a SET NOT NULL",
+    "adding-required-field": "ALTER TABLE t ADD COLUMN a bigint NOT NULL",
+    "adding-serial-primary-key-field": "ALTER TABLE t ADD PRIMARY KEY (id)",
+    "ban-concurrent-index-creation-in-transaction": "BEGIN; CREATE INDEX CONCURRENTLY IF NOT "
+    "EXISTS i ON t (a); COMMIT",
+    "ban-drop-column": "ALTER TABLE t DROP COLUMN a",
+    "ban-drop-table": "DROP TABLE t",
+    "ban-truncate-cascade": "TRUNCATE t CASCADE",
+    "changing-column-type": "ALTER TABLE t ALTER COLUMN a TYPE text",
+    "constraint-missing-not-valid": "ALTER TABLE t ADD CONSTRAINT c CHECK (a > 0)",
+    "delete-all-rows": "DELETE FROM t",
+    "delete-rows": "DELETE FROM t WHERE a = 1",
+    "disallowed-unique-constraint": "ALTER TABLE t ADD CONSTRAINT q UNIQUE (a)",
+    "renaming-column": "ALTER TABLE t RENAME COLUMN a TO b",
+    "renaming-table": "ALTER TABLE t RENAME TO v",
+    "require-concurrent-index-creation": "CREATE INDEX i ON t (a)",
+    "truncate": "TRUNCATE t",
+    "update-all-rows": "UPDATE t SET a = 1",
+    "update-rows": "UPDATE t SET a = 1 WHERE a IS NULL",
+}
+
+GOOD = (
+    "ALTER TABLE t ADD COLUMN a bigint",
+    "ALTER TABLE t ADD CONSTRAINT c CHECK (a > 0) NOT VALID",
+    "CREATE TABLE n (id bigint PRIMARY KEY, a text NOT NULL UNIQUE)",
+    "INSERT INTO t (a) VALUES (1)",
+)
+
+
+def step(tmp_path: Path, sql: str, comment: str = "", revision: str = "r1") -> PlanStep:
+    """Return a revision with some SQL and a comment in its file."""
+    path = tmp_path / f"{revision}.py"
+    path.write_text(f"{comment}\n")
+    return PlanStep(revision, "upgrade", (), (revision,), "", path, "", f"{sql};\n")
+
+
+def found(tmp_path: Path, sql: str, rows: int, comment: str = "") -> dict[str, Hazard]:
+    """Return the hazards of some SQL on a table ``t`` of so many rows, by rule."""
+    hazards = find_hazards([step(tmp_path, sql, comment)], {"public.t": rows, "public.u": rows})
+    return {hazard.rule: hazard for hazard in hazards.items}
+
+
+def test_every_rule_has_an_example() -> None:
+    assert sorted(BAD) == sorted(RULES)
+
+
+@pytest.mark.parametrize("rule", sorted(BAD))
+def test_each_rule_is_found_on_its_example(tmp_path: Path, rule: str) -> None:
+    hazard = found(tmp_path, BAD[rule], LARGE)[rule]
+
+    assert hazard.table == "public.t"
+    assert hazard.remedy
+    assert hazard.rows == LARGE
+
+
+@pytest.mark.parametrize("sql", GOOD)
+def test_harmless_statements_are_not_found(tmp_path: Path, sql: str) -> None:
+    assert found(tmp_path, sql, LARGE) == {}
+
+
+@pytest.mark.parametrize("rule", ["require-concurrent-index-creation", "changing-column-type"])
+def test_same_statement_is_ok_on_a_small_table_and_stop_on_a_large_one(
+    tmp_path: Path, rule: str
+) -> None:
+    assert found(tmp_path, BAD[rule], SMALL)[rule].severity is Severity.OK
+    assert found(tmp_path, BAD[rule], LARGE)[rule].severity is Severity.STOP
+
+
+def test_required_column_stops_on_any_row_and_not_on_an_empty_table(tmp_path: Path) -> None:
+    rule = "adding-required-field"
+
+    assert found(tmp_path, BAD[rule], 1)[rule].severity is Severity.STOP
+    assert found(tmp_path, BAD[rule], 0)[rule].severity is Severity.OK
+
+
+def test_tables_that_the_plan_creates_are_harmless(tmp_path: Path) -> None:
+    steps = [
+        step(tmp_path, "CREATE TABLE t (a int)", revision="r1"),
+        step(tmp_path, "CREATE INDEX i ON t (a)", revision="r2"),
+    ]
+
+    assert find_hazards(steps, {"public.t": LARGE}).items == ()
+
+
+def test_lock_taken_earlier_in_the_revision_is_held_through_an_update(tmp_path: Path) -> None:
+    sql = "ALTER TABLE t ADD COLUMN a int; UPDATE t SET a = 1"
+
+    assert found(tmp_path, sql, LARGE)["update-all-rows"].blocks == "reads and writes"
+    assert found(tmp_path, "UPDATE t SET a = 1", LARGE)["update-all-rows"].blocks == ""
+
+
+def test_exemption_with_a_reason_lifts_a_stop_and_shows_the_reason(tmp_path: Path) -> None:
+    rule = "require-concurrent-index-creation"
+    comment = f"# playbook: allow {rule} on t because nobody writes at night"
+
+    hazards = find_hazards([step(tmp_path, BAD[rule], comment)], {"public.t": LARGE})
+
+    assert hazards.items[0].allowed_because == "nobody writes at night"
+    assert hazards.stops == ()
+
+
+@pytest.mark.parametrize(
+    "comment",
+    [
+        "# playbook: allow require-concurrent-index-creation on t because",
+        "# playbook: allow require-concurrent-index-creation on u because it is small",
+        "# playbook: allow renaming-table because it is not this rule",
+    ],
+)
+def test_exemption_without_reason_or_for_another_thing_lifts_nothing(
+    tmp_path: Path, comment: str
+) -> None:
+    rule = "require-concurrent-index-creation"
+
+    assert find_hazards([step(tmp_path, BAD[rule], comment)], {"public.t": LARGE}).stops
