@@ -406,7 +406,7 @@ def test_interpreter_that_is_missing_or_lacks_alembic_is_told(
         Alembic(project.target(fresh_database))
 
     bare = tmp_path / "python"
-    bare.write_text(f'#!/bin/sh\nshift\nexec {sys.executable} -S -I "$@"\n')
+    bare.write_text(f'#!/bin/sh\nshift\nexec "{sys.executable}" -S -I "$@"\n')
     bare.chmod(0o755)
     text = project.ini.read_text().replace("/nowhere/python", str(bare))
     project.ini.write_text(text)
