@@ -51,6 +51,7 @@ from playbook.charts import (
     view_html,
     view_plain,
 )
+from playbook.locks import MODES
 from playbook.records import (
     Applied,
     BackupManifest,
@@ -103,16 +104,6 @@ CHARTED_RUNS = 30
 
 _FIGURE_WIDTH = 10
 """Columns of a plain table kept for a figure that varies."""
-_LOCKS_WEAKEST_FIRST = (
-    "AccessShareLock",
-    "RowShareLock",
-    "RowExclusiveLock",
-    "ShareUpdateExclusiveLock",
-    "ShareLock",
-    "ShareRowExclusiveLock",
-    "ExclusiveLock",
-    "AccessExclusiveLock",
-)
 _SEVERITIES = {Severity.OK: "good", Severity.WARN: "look", Severity.STOP: "bad"}
 _OUTCOMES = {
     "succeeded": "good",
@@ -386,8 +377,8 @@ def _step(step: StepResult) -> tuple[Cell, ...]:
 
 
 def _strength(mode: str) -> int:
-    known = mode if mode in _LOCKS_WEAKEST_FIRST else "AccessExclusiveLock"
-    return _LOCKS_WEAKEST_FIRST.index(known)
+    known = mode if mode in MODES else "AccessExclusiveLock"
+    return MODES.index(known)
 
 
 def _data_checks(checks: DataChecks) -> View:
