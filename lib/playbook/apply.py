@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from playbook.catalog import holders
 from playbook.database import connect
-from playbook.errors import LockNotAcquired
+from playbook.errors import LockNotAcquired, MigrationFailed
 from playbook.migrate import Alembic
 from playbook.records import Applied, Blocker, Plan, PlanStep, ServerInfo, StepResult
 from playbook.statements import locks_taken
@@ -75,6 +75,7 @@ def apply_plan(
     plan: Plan,
     limits: Limits,
     *,
+    check_lock: Callable[[], None],
     on_progress: Callable[[str], None],
     on_step: Callable[[StepResult, tuple[str, ...]], None],
 ) -> Applied:
@@ -84,23 +85,31 @@ def apply_plan(
     committed; the failed one is rolled back, except what it did outside a transaction.
 
     Args:
+        check_lock: called before each revision; raises if the advisory lock was lost.
         on_progress: called with a line of text when something is worth showing.
         on_step: called after each revision with its result and the revisions reached.
 
     Raises:
         LockNotAcquired: no attempt got its locks within the limits; the blockers are named.
-        MigrationFailed: a revision failed.
+        MigrationFailed: a revision failed, or env.py did not commit it.
         KeyboardInterrupt: passed on, after the revision under way has been rolled back.
     """
     results: list[StepResult] = []
     current = plan.from_revisions
     for step in plan.steps:
+        check_lock()
         try:
             result = _apply(target, alembic, plan, step, current, limits, on_progress)
             current = alembic.current()
         except KeyboardInterrupt:
             alembic.restart(server)
             raise
+        if (step.revision in current) != (plan.direction == "upgrade"):
+            raise MigrationFailed(
+                f"Revision {step.revision} ran, but the version table does not show it: env.py "
+                "did not commit (a statement before context.configure opens a transaction of its "
+                "own, which Alembic then leaves alone)."
+            )
         results.append(result)
         on_step(result, current)
     return Applied(plan.direction, plan.from_revisions, current, tuple(results))

@@ -7,6 +7,7 @@ interrupted one is never taken for a backup.
 
 from __future__ import annotations
 
+import errno
 import getpass
 import hashlib
 import json
@@ -117,18 +118,18 @@ def take_backup(
         raise SettingsError(f"jobs={jobs} is below 0.", remedy="Write -p jobs 0 or more.")
     level = gzip_level(compression)
     tools = find_client_tools(server.version_num)
-    final = _new_folder(target, directory, revisions)
-    partial = final.with_name(f".{final.name}.partial")
+    parent = _backups_of(target, directory)
+    partial = parent / f".{uuid4().hex}.partial"
     try:
         partial.mkdir(mode=0o700)
         manifest = _fill(
             target, server, revisions, partial, tools, jobs or _jobs(server), level, on_progress
         )
         _write_manifest(manifest, partial)
-        partial.rename(final)
+        final = _rename(partial, parent, revisions)
     except OSError as error:
         raise BackupFailed(
-            f"The backup could not be written to {final.parent}: {error.strerror}.",
+            f"The backup could not be written to {parent}: {error.strerror}.",
             state="No backup was made and nothing was changed in the database.",
             remedy="Make room or choose another folder with -r directory PATH.",
         ) from error
@@ -161,12 +162,16 @@ def verify(
     return proven
 
 
-def prune(target: Target, directory: str, *, keep: int) -> list[Path]:
-    """Remove all but the ``keep`` newest backups of a target and return what was removed.
+def prune(target: Target, server: ServerInfo, directory: str, *, keep: int) -> list[Path]:
+    """Remove all but the ``keep`` newest backups of a database and return what was removed.
 
-    The newest verified one always stays, and 0 keeps everything.
+    The newest verified one always stays, and 0 keeps everything. Backups of another database or
+    server under the same target's name are none of its business.
     """
-    backups = list_backups(target, directory)
+    same = (server.system_identifier, server.database)
+    backups = [
+        b for b in list_backups(target, directory) if (b.system_identifier, b.database) == same
+    ]
     verified = next((b.directory for b in backups if b.verified), None)
     old = [b.directory for b in backups[keep:] if b.directory != verified] if keep else []
     for path in old:
@@ -178,7 +183,8 @@ def _jobs(server: ServerInfo) -> int:
     return 1 if server.size_bytes < SMALL_BYTES else min(os.cpu_count() or 1, 4)
 
 
-def _new_folder(target: Target, directory: str, revisions: Sequence[str]) -> Path:
+def _backups_of(target: Target, directory: str) -> Path:
+    """Make the folder of a target's backups and return it."""
     parent = backup_folder(target, directory)
     try:
         parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -187,15 +193,23 @@ def _new_folder(target: Target, directory: str, revisions: Sequence[str]) -> Pat
             f"The folder {parent} cannot be made: {error.strerror}.",
             remedy="Choose another one with -r directory PATH.",
         ) from error
+    return parent
+
+
+def _rename(partial: Path, parent: Path, revisions: Sequence[str]) -> Path:
+    """Give a complete backup its name; a folder with files in it is never replaced."""
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     name = f"{stamp}-{'+'.join(revisions) or 'base'}"
-    return next(
-        path
-        for path in (
-            parent / f"{name}{suffix}" for suffix in ("", *map("-{}".format, range(2, 99)))
-        )
-        if not path.exists()
-    )
+    for suffix in ("", *(f"-{number}" for number in range(2, 1000))):
+        final = parent / f"{name}{suffix}"
+        try:
+            partial.rename(final)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            continue
+        return final
+    raise BackupFailed(f"{parent} is full of backups of this second.", remedy="Run this again.")
 
 
 def _fill(

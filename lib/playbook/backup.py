@@ -126,7 +126,7 @@ def prune_backups(run: Run[Parameters]) -> Note:
     """Remove older backups beyond ``keep``; 0 keeps all."""
     run.require("verified", BackupManifest)
     parameters = run.parameters
-    removed = archive.prune(run.target, parameters.directory, keep=parameters.keep)
+    removed = archive.prune(run.target, run.server, parameters.directory, keep=parameters.keep)
     for path in removed:
         run.note(f"removed {path}")
     kept = len(archive.list_backups(run.target, parameters.directory))

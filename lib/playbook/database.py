@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, LiteralString
 
@@ -45,6 +45,14 @@ __all__ = [
 
 APPLICATION_NAME = "migration-playbook"
 CONNECT_TIMEOUT_S = 10
+SESSION = {
+    "client_connection_check_interval": "1s",
+    "lock_timeout": "10s",
+    "row_security": "off",
+}
+"""What every session of the playbook sets: the server notices a dead client; no lock is waited
+for without end; and rows that a policy hides are an error, since a count, a snapshot or a salvage
+without them would be wrong."""
 LOCK_WAIT_S = 60.0
 """How long a run waits for another one before it refuses (Sqitch waits as long)."""
 LOCK_KEY = 0x706C6179626F6F6B
@@ -117,7 +125,7 @@ def connect(
     connection = _open(target)
     try:
         with map_driver_errors(target):
-            values = {"client_connection_check_interval": "1s", **(settings or {})}
+            values = {**SESSION, **(settings or {})}
             if read_only:
                 values["default_transaction_read_only"] = "on"
             connection.autocommit = True
@@ -273,12 +281,16 @@ def end_session(target: Target, pid: int, *, wait_s: float = 10.0) -> None:
 
 
 @contextmanager
-def advisory_lock(target: Target, *, wait_s: float = LOCK_WAIT_S) -> Iterator[None]:
+def advisory_lock(target: Target, *, wait_s: float = LOCK_WAIT_S) -> Iterator[Callable[[], None]]:
     """Hold the playbook's session advisory lock on a target, on a connection of its own.
 
     **Effects**: one idle autocommit session while the block runs. It is polled for with
     pg_try_advisory_lock, since a session that waits inside pg_advisory_lock would deadlock a
     concurrent index build. A crash frees it, as the server ends the session.
+
+    Yields:
+        A function that raises GuardRefused if the lock is no longer held: its session was ended,
+        and another run may have begun. To be called before each further change.
 
     Raises:
         GuardRefused: another run holds it after ``wait_s`` seconds; it says who and since when.
@@ -295,17 +307,35 @@ def advisory_lock(target: Target, *, wait_s: float = LOCK_WAIT_S) -> Iterator[No
                 )
             time.sleep(random.uniform(0.2, 0.6))
         try:
-            yield
+            yield lambda: _check_held(connection, target)
         finally:
             if not connection.closed:
                 _unlock(connection)
+
+
+def _check_held(connection: Connection, target: Target) -> None:
+    query = """
+        SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND granted
+        AND locktype = 'advisory' AND (classid::bigint << 32) + objid::bigint = %s
+    """
+    try:
+        held = bool(fetch_value(connection, query, (LOCK_KEY,)))
+    except (psycopg2.OperationalError, psycopg2.InterfaceError):
+        held = False
+    if not held:
+        raise GuardRefused(
+            f"The lock on the {target.label} was lost: its session was ended, and another run may "
+            "have begun.",
+            state="Nothing more was changed.",
+            remedy="Run `status` before anything else.",
+        )
 
 
 def _unlock(connection: Connection) -> None:
     """Free the lock; a session that the server already ended has freed it by that."""
     try:
         fetch_value(connection, "SELECT pg_advisory_unlock(%s)", (LOCK_KEY,))
-    except psycopg2.OperationalError:
+    except (psycopg2.OperationalError, psycopg2.InterfaceError):
         connection.close()
 
 

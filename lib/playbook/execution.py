@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +23,7 @@ from playbook.records import (
     StepResult,
 )
 from playbook.revisions import join
-from playbook.snapshot import write_snapshot
+from playbook.snapshot import holds_rows, write_snapshot
 from playbook.verification import compare
 
 __all__ = [
@@ -84,7 +86,12 @@ def compare_with_before(run: Run[Any]) -> Comparison | Note:
     return run.keep("comparison", compare(run.require("before", Snapshot), after, names=names))
 
 
-def execute(run: Run[Any], plan: Plan, limits: Limits = DEFAULT_LIMITS) -> Applied:
+def execute(
+    run: Run[Any],
+    plan: Plan,
+    check_lock: Callable[[], None],
+    limits: Limits = DEFAULT_LIMITS,
+) -> Applied:
     """Run a plan and write each revision to the receipt as it is done.
 
     Raises:
@@ -92,13 +99,16 @@ def execute(run: Run[Any], plan: Plan, limits: Limits = DEFAULT_LIMITS) -> Appli
             why, where the database is now and what to do. ``current`` and ``transactional`` tell
             the same to the caller.
     """
+    earlier = run.steps
     done: list[StepResult] = []
     word = {"upgrade": "applied", "downgrade": "undone"}[plan.direction]
 
     def on_step(result: StepResult, reached: tuple[str, ...]) -> None:
         done.append(result)
         note(f"{result.revision} {word}")
-        run.note(f"{result.revision} {word}", steps=list(done), to_revisions=list(reached))
+        steps = [*earlier, *done]
+        run.note(f"{result.revision} {word}", steps=steps, to_revisions=list(reached))
+        run.write_history()
 
     try:
         return apply_plan(
@@ -107,6 +117,7 @@ def execute(run: Run[Any], plan: Plan, limits: Limits = DEFAULT_LIMITS) -> Appli
             run.alembic,
             plan,
             limits,
+            check_lock=check_lock,
             on_progress=progress,
             on_step=on_step,
         )
@@ -118,12 +129,20 @@ def _failure(
     run: Run[Any], plan: Plan, error: PlaybookError | KeyboardInterrupt, done: int
 ) -> MigrationFailed:
     """Return what is to be said of a plan that failed after some of its revisions."""
-    reached = run.alembic.current()
+    reached = _place(run)
     failed = plan.steps[min(done, len(plan.steps) - 1)].revision
-    run.note(f"{failed} failed", to_revisions=list(reached))
-    transactional = getattr(error, "transactional", True)
+    with suppress(PlaybookError):  # a full disk may be what failed
+        run.note(f"{failed} failed", to_revisions=list(reached or ()))
+    transactional = getattr(error, "transactional", True) and not run.alembic.left_transaction
     what = f"Revision {failed}" if plan.direction == "upgrade" else f"The downgrade of {failed}"
-    if transactional:
+    if reached is None:
+        state = "Where the database is now is not known: it cannot be reached."
+        remedy = "Run `status` as soon as it can."
+    elif (failed in reached) == (plan.direction == "upgrade"):
+        word = "applied" if plan.direction == "upgrade" else "undone"
+        state = f"The database is at {join(reached)}: {failed} is {word}; what failed came after."
+        remedy = f"Run `status`, then `{run.runbook}` again to go on."
+    elif transactional:
         state = f"The database is at {join(reached)}; {failed} was rolled back whole."
         remedy = _ways_out(run, plan, done)
     else:
@@ -139,9 +158,21 @@ def _failure(
         revision=failed,
         statement=getattr(error, "statement", ""),
         sqlstate=getattr(error, "sqlstate", ""),
-        current=reached,
-        transactional=transactional,
+        current=reached or (),
+        transactional=transactional and reached is not None,
     )
+
+
+def _place(run: Run[Any]) -> tuple[str, ...] | None:
+    """Return where the database is, by a new child if the old one is gone; None: unknown."""
+    try:
+        return run.alembic.current()
+    except PlaybookError:
+        try:
+            run.alembic.restart(run.server)
+            return run.alembic.current()
+        except PlaybookError:
+            return None
 
 
 def _ways_out(run: Run[Any], plan: Plan, done: int) -> str:
@@ -154,10 +185,17 @@ def _ways_out(run: Run[Any], plan: Plan, done: int) -> str:
     return f"{again}, or go back with `rollback` -r target {start}."
 
 
-def go_back(run: Run[Any], plan: Plan, failure: MigrationFailed, limits: Limits) -> MigrationFailed:
+def go_back(
+    run: Run[Any],
+    plan: Plan,
+    failure: MigrationFailed,
+    check_lock: Callable[[], None],
+    limits: Limits,
+) -> MigrationFailed:
     """Undo the revisions of a failed upgrade and compare the data with before.
 
-    **Effects**: the downgrades of what the upgrade had applied.
+    **Effects**: a backup, for what the application wrote meanwhile, where there are rows; then
+    the downgrades of what the upgrade had applied.
 
     Returns:
         The sentence to stop with: the same failure, and whether the way back was gone.
@@ -165,7 +203,12 @@ def go_back(run: Run[Any], plan: Plan, failure: MigrationFailed, limits: Limits)
     reached = failure.current
     back = _reversed(plan, failure)
     try:
-        execute(run, back, limits)
+        if holds_rows(run.target, except_tables=(run.version_table,)):
+            save_backup(run)
+        execute(run, back, check_lock, limits)
+        run.refresh()
+        if sorted(run.graph.current) != sorted(plan.from_revisions):
+            raise MigrationFailed(f"The database is at {join(run.graph.current)}.")
     except PlaybookError as error:
         return MigrationFailed(
             failure.problem,
@@ -174,10 +217,9 @@ def go_back(run: Run[Any], plan: Plan, failure: MigrationFailed, limits: Limits)
             revision=failure.revision,
             statement=failure.statement,
             sqlstate=failure.sqlstate,
-            current=run.alembic.current(),
+            current=_place(run) or (),
         )
     run.went_back = True
-    run.refresh()
     before = run.require("before", Snapshot)
     found = compare(before, run.snapshot(), names=("before", "after going back")).differences
     changed = dict.fromkeys(one.table for one in found if one.kind != "intact")
@@ -196,7 +238,7 @@ def go_back(run: Run[Any], plan: Plan, failure: MigrationFailed, limits: Limits)
 def _reversed(plan: Plan, failure: MigrationFailed) -> Plan:
     """Return the downgrades of a plan's revisions before the failed one, the last one first."""
     ids = [step.revision for step in plan.steps]
-    done = plan.steps[: ids.index(failure.revision)]
+    done = plan.steps[: ids.index(failure.revision) + (failure.revision in failure.current)]
     return replace(
         plan,
         direction="downgrade",

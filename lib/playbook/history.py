@@ -13,6 +13,7 @@ from psycopg2.extras import Json
 
 from playbook.catalog import HISTORY_SCHEMA
 from playbook.database import connect, fetch, fetch_value
+from playbook.errors import PlaybookError
 from playbook.receipts import to_step
 from playbook.records import History, Receipt, RevisionGraph
 from playbook.revisions import applied
@@ -73,9 +74,33 @@ def write_history(target: Target, receipt: Receipt) -> None:
         PrivilegeMissing: the role may not create or write it.
     """
     with connect(target) as connection, connection.cursor() as cursor:
+        _check_ours(connection)
         if not _has_history(connection):
             cursor.execute(CREATE_HISTORY)
         cursor.execute(sql.SQL(UPSERT), _history_row(receipt))
+
+
+IS_OURS = f"""
+SELECT coalesce(bool_and(
+         (pg_has_role(current_user, n.nspowner, 'MEMBER') OR n.nspowner = d.datdba OR r.rolsuper)
+         AND (c.oid IS NULL OR c.relowner = n.nspowner)
+         AND NOT EXISTS (SELECT FROM pg_trigger AS t WHERE t.tgrelid = c.oid)
+         AND NOT coalesce(c.relhasrules, false)), true)
+FROM pg_namespace AS n JOIN pg_database AS d ON d.datname = current_database()
+JOIN pg_roles AS r ON r.oid = n.nspowner
+LEFT JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = 'history'
+WHERE n.nspname = '{HISTORY_SCHEMA}'
+"""
+"""Whether nobody else can have laid a trap: the schema is ours, the database owner's or a
+superuser's, and no trigger or rule runs with our rights when a row is written."""
+
+
+def _check_ours(connection: Connection) -> None:
+    if not fetch_value(connection, IS_OURS):
+        raise PlaybookError(
+            f"{HISTORY_SCHEMA}.history belongs to another role, or has triggers or rules: writing "
+            "to it would run their code with this role's rights."
+        )
 
 
 def settle_history(target: Target, run_id: str) -> None:
@@ -88,6 +113,7 @@ def settle_history(target: Target, run_id: str) -> None:
         PrivilegeMissing: the role may not write it.
     """
     with connect(target) as connection, connection.cursor() as cursor:
+        _check_ours(connection)
         if _has_history(connection):
             cursor.execute(SETTLE, (run_id,))
 

@@ -12,7 +12,7 @@ from typing import Any
 from psycopg2 import sql
 
 from playbook.catalog import droppable_schemas, table_names, table_sizes
-from playbook.database import advisory_lock, connect
+from playbook.database import advisory_lock, connect, identifier
 from playbook.errors import GuardRefused, MigrationFailed, SettingsError
 from playbook.execution import execute, save_backup
 from playbook.journal import Run
@@ -21,6 +21,7 @@ from playbook.plan import build_plan
 from playbook.present import count
 from playbook.records import (
     Applied,
+    BackupManifest,
     Banner,
     DataChecks,
     Note,
@@ -31,7 +32,7 @@ from playbook.records import (
     TableSizes,
 )
 from playbook.revisions import at_head, join, pending
-from playbook.snapshot import holds_rows
+from playbook.snapshot import count_rows as count_table_rows
 from playbook.targets import redact
 from playbook.verification import run_checks
 
@@ -140,37 +141,55 @@ def _recognised(run: Run[Parameters]) -> Note:
 def drop_everything(run: Run[Parameters]) -> Note:
     """Drop every schema's content if ``drop`` asks for it; a backup is taken first.
 
-    **Effects**: a backup if there are rows; then all user schemas are dropped in one transaction
-    and ``public`` is made anew. ``playbook.history`` stays.
+    **Effects**: a backup; then, in one transaction that holds every table, all user schemas are
+    dropped and ``public`` is made anew with its default privileges. ``playbook.history`` stays.
 
     Raises:
         BackupFailed: there is no backup, so nothing was dropped.
+        GuardRefused: rows came since the backup; nothing was dropped.
+        LockNotAcquired: a table is in use; nothing was dropped.
     """
     run.require("place", Note)
+    run.must_be_first("dropped")
     if not run.parameters.drop:
         return run.keep("dropped", Note("Nothing was dropped."))
-    with run.recording_failure(), advisory_lock(run.target):
-        kept = _save(run)
+    with run.recording_failure(), advisory_lock(run.target) as check_lock:
+        run.note("drop begins")
+        backup = save_backup(run)
         run.write_history()
-        with connect(run.target, autocommit=False) as connection:
-            schemas = droppable_schemas(connection)
-            with connection.cursor() as cursor:
-                for schema in schemas:
-                    name = sql.Identifier(schema)
-                    cursor.execute(sql.SQL("DROP SCHEMA {} CASCADE").format(name))
-                cursor.execute("CREATE SCHEMA IF NOT EXISTS public")
-            connection.commit()
+        check_lock()
+        schemas = _drop_schemas(run, backup)
         run.note(f"dropped the schemas {', '.join(schemas)}")
         run.refresh()
-    return run.keep("dropped", Note(f"Dropped: the schemas {', '.join(schemas)}. {kept}"))
+    return run.keep(
+        "dropped",
+        Note(
+            f"Dropped: the schemas {', '.join(schemas)}. What was there is in a backup, which the "
+            "receipt names."
+        ),
+    )
 
 
-def _save(run: Run[Parameters]) -> str:
-    run.note("drop begins")
-    if not holds_rows(run.target, except_tables=(run.version_table,)):
-        return "There were no rows to save."
-    save_backup(run)
-    return "What was there is in a backup, which the receipt names."
+def _drop_schemas(run: Run[Parameters], backup: BackupManifest) -> list[str]:
+    """Drop the schemas if every table still has the rows that the backup has."""
+    with (
+        connect(run.target, autocommit=False, settings={"lock_timeout": "2s"}) as connection,
+        connection.cursor() as cursor,
+    ):
+        for table in table_names(connection):
+            cursor.execute(sql.SQL("LOCK TABLE {}").format(identifier(table)))
+        if count_table_rows(connection, table_names(connection)) != dict(backup.rows):
+            raise GuardRefused(
+                "Rows came or went since the backup: somebody works with this database.",
+                remedy="Stop those writes, then run the notebook's cells from the top.",
+            )
+        schemas = droppable_schemas(connection)
+        for schema in schemas:
+            cursor.execute(sql.SQL("DROP SCHEMA {} CASCADE").format(sql.Identifier(schema)))
+        cursor.execute("CREATE SCHEMA IF NOT EXISTS public")
+        cursor.execute("GRANT USAGE ON SCHEMA public TO PUBLIC")
+        connection.commit()
+    return schemas
 
 
 def plan_install(run: Run[Parameters]) -> Plan:
@@ -189,15 +208,17 @@ def run_install(run: Run[Parameters]) -> Applied | Note:
     Raises:
         MigrationFailed: a revision failed; the sentence says where the database is now.
     """
+    run.must_be_first("applied")
     plan = run.require("plan", Plan)
     if plan.is_empty:
         return run.keep("applied", Note("Nothing was installed."))
-    with run.recording_failure(), advisory_lock(run.target):
+    with run.recording_failure(), advisory_lock(run.target) as check_lock:
         run.same_place()
+        run.same_files(plan)
         files = [(step.revision, step.sha256) for step in plan.steps]
         run.note("installation begins", plan_sha256=plan.sha256, revision_files=files)
         run.write_history()
-        return run.keep("applied", execute(run, plan))
+        return run.keep("applied", execute(run, plan, check_lock))
 
 
 def add_sample_data(run: Run[Parameters]) -> Note:
@@ -256,11 +277,12 @@ def conclude(run: Run[Parameters]) -> Outcome:
             unchanged=("everything",),
             next_steps=("`upgrade` takes it to head.",) if behind else ("It is at head.",),
         )
+    steps = run.require("applied", Applied).steps
     message = f"{run.server.database} was installed and is at {place}."
     run.finish("succeeded", message)
     return run.outcome(
         "succeeded",
         message,
-        changed=tuple(f"{step.revision} applied" for step in run.require("applied", Applied).steps),
+        changed=tuple(f"{step.revision} applied" for step in steps),
         next_steps=("`status` shows it.",),
     )

@@ -12,7 +12,8 @@ import os
 import platform
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Generic, NoReturn, Self, TypeVar
@@ -22,7 +23,7 @@ from playbook.errors import GuardRefused, PlaybookError
 from playbook.history import settle_history, write_history
 from playbook.migrate import Alembic
 from playbook.parameters import Common, read_parameters
-from playbook.present import install_formatters, show
+from playbook.present import install_formatters, note, show
 from playbook.receipts import (
     OUTCOMES,
     RECEIPT,
@@ -37,14 +38,16 @@ from playbook.records import (
     Banner,
     Checks,
     Outcome,
+    Plan,
     RevisionGraph,
     ServerInfo,
     Snapshot,
+    StepResult,
 )
 from playbook.revisions import join, pending
 from playbook.sandbox import open_target
 from playbook.snapshot import take_snapshot
-from playbook.targets import Target, load_target, redact
+from playbook.targets import Target, load_target, protected_targets, redact
 
 __all__ = ["Run", "software_versions"]
 
@@ -114,6 +117,7 @@ class Run(Generic[P]):
             target = open_target(target, state=state)
             with connect(target, read_only=True) as connection:
                 server = server_info(connection)
+            target = _protected_as_its_twin(target, server)
             alembic.open(target, server, session={})
             return cls(runbook, parameters, target, server, alembic)
         except BaseException:
@@ -159,6 +163,10 @@ class Run(Generic[P]):
         self._steps[step] = record
         return record
 
+    def forget(self, step: str) -> None:
+        """Drop a step's result before it is taken again: if that fails, the old one is void."""
+        self._steps.pop(step, None)
+
     def taken(self, step: str, kind: type[T]) -> T | None:
         """Return the result of a step, or None if it has not been taken."""
         record = self._steps.get(step)
@@ -171,6 +179,12 @@ class Run(Generic[P]):
             GuardRefused: it has not, or it failed.
         """
         record = self._steps.get(step)
+        if self.has_ended:
+            raise GuardRefused(
+                f"This run of `{self.runbook}` has ended: {self._record['outcome']}.",
+                state="Nothing more was changed.",
+                remedy="Run the notebook's cells from the top.",
+            )
         if record is None or not isinstance(record, kind):
             raise GuardRefused(
                 f"`{self.runbook}` cannot go on: its step {step!r} has not been taken, or failed.",
@@ -178,10 +192,33 @@ class Run(Generic[P]):
             )
         return record
 
+    @property
+    def steps(self) -> list[StepResult]:
+        """The revisions that this run has applied or undone so far."""
+        return list(self._record.get("steps", ()))
+
     def resolve_path(self, text: str) -> Path:
         """Return the path that a parameter names; a relative one starts at the project."""
         path = Path(text).expanduser()
         return path if path.is_absolute() else self.target.project / path
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the receipt has an outcome that nothing replaces any more."""
+        return bool(self._record.get("outcome", "running") != "running")
+
+    def must_be_first(self, step: str) -> None:
+        """Refuse a step that cannot be taken twice in one run.
+
+        Raises:
+            GuardRefused: it was taken; what it did stands.
+        """
+        if step in self._steps or self.has_ended:
+            raise GuardRefused(
+                f"This step of `{self.runbook}` was taken already in this run.",
+                state="What it did stands, and its receipt is as it was.",
+                remedy="To run it again, run the notebook's cells from the top.",
+            )
 
     @property
     def version_table(self) -> str:
@@ -266,6 +303,23 @@ class Run(Generic[P]):
                 remedy="Run the notebook's cells from the top.",
             )
 
+    def same_files(self, plan: Plan) -> None:
+        """Refuse if a revision file, or the SQL that it renders to, is not as in the plan.
+
+        Raises:
+            GuardRefused: it changed since the plan was shown.
+        """
+        changed = [step.revision for step in plan.steps if self.alembic.is_edited(step)]
+        if not changed and plan.method == "offline" and not plan.is_empty:
+            again = self.alembic.sql(plan.direction, plan.target, plan.from_revisions)
+            shown = "".join(step.sql for step in plan.steps)
+            changed = [plan.target] if any(text.strip() not in shown for text in again) else []
+        if changed:
+            raise GuardRefused(
+                f"The revision files changed since the plan was shown: {join(changed)}.",
+                remedy="Run the notebook's cells from the top and read the new plan.",
+            )
+
     def begin(self) -> Path:
         """Make the run's folder and its receipt, on the first side effect; return the folder.
 
@@ -324,10 +378,13 @@ class Run(Generic[P]):
         """Write the outcome to the receipt and to the history table, if the run is in there."""
         if outcome not in OUTCOMES:
             raise ValueError(outcome)
-        if not self._record:
+        if not self._record or self.has_ended:
             return
         finished = datetime.now(UTC).isoformat()
-        self.note(outcome, outcome=outcome, finished_at=finished, message=redact(message))
+        try:
+            self.note(outcome, outcome=outcome, finished_at=finished, message=redact(message))
+        except PlaybookError as error:  # the disk is full: the history must tell it alone
+            note(str(error))
         if self._in_history:
             self.write_history()
 
@@ -343,7 +400,8 @@ class Run(Generic[P]):
             write_history(self.target, to_receipt(self._record, self.directory))
         except PlaybookError as error:
             self._record["history"] = f"not written: {error.problem}"
-            self._write()
+            with suppress(PlaybookError):
+                self._write()
 
     def settle_interrupted(self) -> None:
         """Write ``interrupted`` to receipts and history rows of killed runs on this database.
@@ -392,6 +450,30 @@ class Run(Generic[P]):
 
     def _write(self) -> None:
         write_receipt(self.directory / RECEIPT, self._record)
+
+
+def _protected_as_its_twin(target: Target, server: ServerInfo) -> Target:
+    """Return a target, protected if a protected section of alembic.ini means the same database.
+
+    A section of the same database's name is asked which database it is; one that cannot be
+    reached is compared by its connection's keywords.
+    """
+    if target.protected or target.kind == "sandbox":
+        return target
+    for twin in protected_targets(target.alembic_ini):
+        if twin.database not in {"", server.database}:
+            continue
+        try:
+            with connect(twin, read_only=True) as connection:
+                other = server_info(connection)
+        except PlaybookError:
+            same = dict(twin.conninfo) == dict(target.conninfo)
+        else:
+            here = (server.system_identifier, server.database_oid)
+            same = (other.system_identifier, other.database_oid) == here
+        if same:
+            return replace(target, protected=True)
+    return target
 
 
 def software_versions(run: Run[Any]) -> tuple[tuple[str, str], ...]:

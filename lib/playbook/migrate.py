@@ -7,6 +7,7 @@ decides nothing about whether a migration should run.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -66,6 +67,8 @@ class Alembic:
         self._target = target
         self._session: dict[str, str] = {}
         self._requests = 0
+        self.left_transaction = False
+        """Whether the last revision that was run did something that no rollback undoes."""
         self._start()
 
     def _start(self) -> None:
@@ -181,6 +184,13 @@ class Alembic:
             for step in steps
         )
 
+    def is_edited(self, step: PlanStep) -> bool:
+        """Say whether a revision's file is no longer the one that the child has loaded."""
+        try:
+            return hashlib.sha256(step.path.read_bytes()).hexdigest() != step.sha256
+        except OSError:
+            return True
+
     def sql(self, direction: str, target: str, current: Sequence[str]) -> list[str]:
         """Return each step's SQL by Alembic's offline mode; nothing connects.
 
@@ -219,6 +229,7 @@ class Alembic:
             MigrationFailed: any other failure, with the statement and its SQLSTATE.
             WrongDatabase: env.py reached another database.
         """
+        self.left_transaction = False
         try:
             result = self._ask(
                 "run",
@@ -321,6 +332,8 @@ class Alembic:
                 raise self._error(command, event)
             if event["event"] == "session":
                 self.session_pid = event["pid"]
+            if event["event"] == "statement" and event["step"] and event["outside"]:
+                self.left_transaction = True
             on_event(event)
         raise self._died()
 

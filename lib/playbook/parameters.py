@@ -45,7 +45,10 @@ def read_parameters(declared: type[P], namespace: Mapping[str, Any]) -> P:
         SettingsError: an injected name is unknown, or a value has another type than its default.
     """
     known = {item.name: item.default for item in fields(declared)}
-    for name in injected_names(namespace.get("In", ())):
+    cells = namespace.get("In", ())
+    if not isinstance(cells, (list, tuple)):
+        raise _unknown("In", list(known))
+    for name in injected_names(cells):
         if name not in known:
             raise _unknown(name, list(known))
     values = {name: namespace.get(name, default) for name, default in known.items()}

@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from playbook.errors import SettingsError
+from playbook.errors import PlaybookError, SettingsError
 from playbook.records import Receipt, ServerInfo, StepResult
 from playbook.targets import Target
 
@@ -53,7 +53,8 @@ def make_folder(parent: Path, started_at: datetime, runbook: str, target: str) -
     name = re.sub(r"[^\w.-]+", "-", f"{started_at:%Y%m%dT%H%M%SZ}-{runbook}-{target}")
     for suffix in ("", *(f"-{n}" for n in range(2, 1000))):
         try:
-            (parent / f"{name}{suffix}").mkdir(parents=True)
+            parent.mkdir(parents=True, exist_ok=True)
+            (parent / f"{name}{suffix}").mkdir(mode=0o700)
         except FileExistsError:
             continue
         except OSError as error:
@@ -116,11 +117,18 @@ def settle(path: Path) -> None:
 def write_receipt(path: Path, record: Mapping[str, Any]) -> None:
     """Replace a JSON file by its new state in one step, flushed to the disk."""
     temporary = path.with_name(f".{path.name}")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(record, indent=1, default=_plain) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(json.dumps(record, indent=1, default=_plain) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise PlaybookError(
+            f"The receipt {path} could not be written: {error.strerror}.",
+            state="It tells the state before this step.",
+            remedy="Make room there.",
+        ) from error
 
 
 def to_receipt(record: Mapping[str, Any], directory: Path) -> Receipt:

@@ -38,6 +38,7 @@ from playbook.records import (
     Snapshot,
 )
 from playbook.revisions import check_target, join
+from playbook.snapshot import holds_rows
 from playbook.statements import locks_taken
 from playbook.verification import find_integrity, run_checks
 
@@ -110,6 +111,7 @@ def check_preflight(run: Run[Parameters]) -> Checks:
         GuardRefused: a finding says STOP, or a protected target lacks its confirmation.
     """
     plan = plan_rollback(run)
+    run.forget("preflight")
     with run.recording_refusal():
         _check_confirmed(run)
         question = Question(
@@ -161,16 +163,20 @@ def _will_write(run: Run[Parameters]) -> bool:
 def take_backup(run: Run[Parameters]) -> BackupManifest | Note:
     """Take a backup that is proven to be readable, or say why none is needed.
 
-    ``auto`` takes one on a protected target and wherever the rollback destroys rows.
+    ``auto`` takes one on a protected target and wherever there are rows: a downgrade may delete
+    or overwrite what no list of dropped tables shows.
     """
     run.require("salvage", object)
     asked = run.parameters.backup
-    lossy = any(item.rows for item in run.require("loss", Loss).items)
-    wanted = asked == "always" or (asked == "auto" and (lossy or run.target.protected))
+    wanted = asked == "always" or (asked == "auto" and _has_something_to_lose(run))
     if not _will_write(run) or not wanted:
-        why = f"backup={asked}" if asked == "never" else "nothing that holds rows is undone"
+        why = f"backup={asked}" if asked == "never" else "nothing is lost"
         return run.keep("backup", Note(f"No backup was taken: {why}."))
     return save_backup(run)
+
+
+def _has_something_to_lose(run: Run[Parameters]) -> bool:
+    return run.target.protected or holds_rows(run.target, except_tables=(run.version_table,))
 
 
 def take_before_snapshot(run: Run[Parameters]) -> Snapshot | Note:
@@ -191,6 +197,7 @@ def run_rollback(run: Run[Parameters]) -> Applied | Note:
         GuardRefused: an earlier step is missing, or the database moved.
         MigrationFailed: a downgrade failed; the sentence says where the database is now.
     """
+    run.must_be_first("applied")
     plan = run.require("plan", Plan)
     for step, kind in (("preflight", Checks), ("loss", Loss)):
         run.require(step, kind)
@@ -202,14 +209,28 @@ def run_rollback(run: Run[Parameters]) -> Applied | Note:
     run.require("before", Snapshot)
     with run.recording_refusal():
         _check_confirmed(run)
-    with run.recording_failure(), advisory_lock(run.target):
+    with run.recording_failure(), advisory_lock(run.target) as check_lock:
         run.same_place()
+        run.same_files(plan)
+        _check_loss(run, plan)
         (run.directory / "rollback.sql").write_text(plan.sql, "utf-8")
         files = [(step.revision, step.sha256) for step in plan.steps]
         run.note("rollback begins", plan_sha256=plan.sha256, revision_files=files)
         run.settle_interrupted()
         run.write_history()
-        return run.keep("applied", execute(run, plan))
+        return run.keep("applied", execute(run, plan, check_lock))
+
+
+def _check_loss(run: Run[Parameters], plan: Plan) -> None:
+    """Refuse if rows came to what is dropped since it was counted and salvaged."""
+    before = run.require("loss", Loss)
+    now = salvage.find_loss(run.target, plan, version_table=run.version_table)
+    if now != before:
+        raise GuardRefused(
+            "What would be destroyed has changed since it was salvaged: the application writes "
+            "to it.",
+            remedy="Stop those writes, then run the notebook's cells from the top.",
+        )
 
 
 def compare_data(run: Run[Parameters]) -> Comparison | Note:
@@ -239,8 +260,8 @@ def conclude(run: Run[Parameters]) -> Outcome:
     applied = run.require("applied", Applied)
     start, end = join(applied.from_revisions), join(applied.to_revisions)
     message = f"{run.server.database} was rolled back from {start} to {end}."
-    run.finish("succeeded", message)
     saved = run.require("salvage", object)
+    run.finish("succeeded", message)
     files = tuple(file.path for file in saved.files) if isinstance(saved, Salvage) else ()
     looks = tuple(f"Data check {c.name} finds {c.failing_rows} rows." for c in data.failed)
     return run.outcome(

@@ -60,6 +60,9 @@ LOCKS = (
     "WHERE pid = pg_backend_pid() AND locktype = 'relation' AND granted "
     "AND mode <> 'SIReadLock'"  # of a SERIALIZABLE transaction: it blocks nobody
 )
+IDLE = 0
+"""libpq's PQTRANS_IDLE: no transaction is open."""
+TIMEOUT_CHANGE = re.compile(r"lock_timeout|\bRESET\b|\bDISCARD\b", re.IGNORECASE)
 CONCURRENTLY = re.compile(r"\bCONCURRENTLY\b", re.IGNORECASE)
 LOCK_MODES = (
     "AccessShareLock",
@@ -98,6 +101,8 @@ class Observer:
         self.last_statement = ""
         self.record = False
         self.recording = False
+        self.autocommit = False
+        self.limited = False
 
     def listen(self) -> None:
         """Hook every pool and engine of this process, whoever creates them."""
@@ -112,6 +117,7 @@ class Observer:
         self.tables, self.locks, self.rewritten = {}, {}, set()
         self.statements, self.outside_transaction, self.last_statement = 0, False, ""
         self.record, self.recording = record, False
+        self.autocommit, self.limited = False, False
 
     def on_checkout(self, dbapi_connection: Any, record: Any, proxy: Any) -> None:
         """Check where the session is, then set it up; nothing was written before."""
@@ -144,6 +150,10 @@ class Observer:
         self.last_statement = statement
         raw = connection.connection
         autocommit = bool(getattr(getattr(raw, "dbapi_connection", raw), "autocommit", False))
+        self.autocommit = autocommit
+        if self.recording and not self.limited and "lock_timeout" in self.session:
+            self.limited = True  # env.py may have set its own since the session was set up
+            limit_lock_timeout(raw, self.session["lock_timeout"])
         if autocommit:
             self.outside_transaction = True
             if CONCURRENTLY.search(statement) and "concurrently_timeout" in self.session:
@@ -158,7 +168,14 @@ class Observer:
                 "sql": shown,
                 "step": self.recording,
                 "autocommit": autocommit,
+                "outside": self.outside_transaction,
             }
+        )
+
+    def tell_outside(self) -> None:
+        """Report that what a revision has done so far stays, even if this process is killed."""
+        self.emit(
+            {"event": "statement", "sql": "", "step": True, "autocommit": False, "outside": True}
         )
 
     def on_statement_done(
@@ -170,8 +187,14 @@ class Observer:
         context: Any,
         executemany: bool,
     ) -> None:
-        """Go back to the short lock_timeout after a CONCURRENTLY statement."""
+        """See whether a statement ended the transaction; mend what it did to lock_timeout."""
         raw = connection.connection
+        status = getattr(getattr(raw, "info", None), "transaction_status", None)
+        if self.recording and status == IDLE and not self.autocommit:
+            self.outside_transaction = True
+            self.tell_outside()
+        if self.recording and TIMEOUT_CHANGE.search(statement) and "lock_timeout" in self.session:
+            limit_lock_timeout(raw, self.session["lock_timeout"])
         if self.outside_transaction and CONCURRENTLY.search(statement):
             set_setting(raw, "lock_timeout", self.session.get("lock_timeout", "0"))
 
@@ -220,6 +243,17 @@ def set_setting(dbapi_connection: Any, setting: str, value: str) -> None:
     )
 
 
+def limit_lock_timeout(dbapi_connection: Any, longest: str) -> None:
+    """Bring lock_timeout down to the run's limit where it is longer, or off."""
+    limit_ms = query(dbapi_connection, "SELECT extract(epoch FROM interval '%s') * 1000" % longest)
+    query(
+        dbapi_connection,
+        "SELECT set_config('lock_timeout', '%s', false) FROM pg_settings "
+        "WHERE name = 'lock_timeout' AND (setting::int = 0 OR setting::int > %d)"
+        % (longest, int(limit_ms[0][0])),
+    )
+
+
 def with_values(
     cursor: Any, statement: str, parameters: Any, context: Any, executemany: bool
 ) -> str:
@@ -248,6 +282,8 @@ class Runner:
             self.config.set_main_option("sqlalchemy.url", request["url"].replace("%", "%%"))
         os.chdir(os.path.dirname(os.path.abspath(request["alembic_ini"])))
         self.script = ScriptDirectory.from_config(self.config)
+        # Now, as the files are loaded: what runs later is this, whatever they hold by then.
+        self.hashes = {s.revision: sha256(s.path) for s in self.script.walk_revisions()}
 
     def run_env(
         self,
@@ -268,7 +304,10 @@ class Runner:
 
     def graph(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Return all revisions, in upgrade order, and the heads."""
-        revisions = [describe(script) for script in self.script.walk_revisions()]
+        revisions = [
+            describe(script, self.hashes[script.revision])
+            for script in self.script.walk_revisions()
+        ]
         return {
             "revisions": revisions[::-1],
             "heads": list(self.script.get_heads()),
@@ -322,7 +361,7 @@ class Runner:
             "to": list(step.to_revisions),
             "message": script.doc or "",
             "path": script.path,
-            "sha256": sha256(script.path),
+            "sha256": self.hashes[script.revision],
         }
 
     def sql(self, request: Mapping[str, Any]) -> list[str]:
@@ -410,7 +449,7 @@ class Runner:
         return [line for ops in operations for line in flatten(ops.as_diffs())]
 
 
-def describe(script: Script) -> dict[str, Any]:
+def describe(script: Script, digest: str) -> dict[str, Any]:
     """Return what the playbook keeps of a revision file."""
     return {
         "revision": script.revision,
@@ -420,7 +459,7 @@ def describe(script: Script) -> dict[str, Any]:
         "branch_labels": sorted(script.branch_labels or ()),
         "message": script.doc or "",
         "path": script.path,
-        "sha256": sha256(script.path),
+        "sha256": digest,
         "is_head": script.is_head,
         "is_base": script.is_base,
         "is_branch_point": script.is_branch_point,
@@ -512,6 +551,12 @@ def serve(requests: queue.Queue[Any], send: Emit) -> NoReturn:
             emit({"event": "result", "result": result})
 
 
+def close_quietly(*files: TextIO) -> None:
+    """Close the descriptors of some files, without a last flush of what they hold."""
+    for file in files:
+        os.close(file.fileno())
+
+
 def hide_own_folder() -> None:
     """Take this file's folder off the path: a project's `database` is not the playbook's."""
     here = os.path.dirname(os.path.abspath(__file__))
@@ -522,6 +567,11 @@ def main() -> NoReturn:
     """Talk JSON on the pipes that the parent holds."""
     events = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)
+    asked = os.fdopen(os.dup(0), "r", encoding="utf-8")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)  # a program that a revision starts must not read the requests
+    # A process that a revision forks must not keep the pipes open after this one has ended.
+    os.register_at_fork(after_in_child=lambda: close_quietly(events, asked))
     hide_own_folder()
     requests: queue.Queue[Any] = queue.Queue()
 
@@ -529,7 +579,7 @@ def main() -> NoReturn:
         events.write(json.dumps(record) + "\n")
         events.flush()
 
-    threading.Thread(target=read_requests, args=(sys.stdin, requests), daemon=True).start()
+    threading.Thread(target=read_requests, args=(asked, requests), daemon=True).start()
     serve(requests, send)
 
 

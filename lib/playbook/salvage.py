@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from urllib.parse import quote
 
 import psycopg2.extensions
 from psycopg2 import sql
@@ -100,15 +101,17 @@ def _selections(loss: Loss, existing: TableColumns) -> Iterator[tuple[str, list[
             partial.setdefault(item.table, []).append(item.column)
     for table, columns in partial.items():
         key = [column for column, _, _, is_key in existing[table] if is_key]
+        # Without a key, only the whole row tells to which row a value belongs.
+        key = key or [column for column, *_ in existing[table] if column not in columns]
         yield table, [*key, *(column for column in columns if column not in key)]
 
 
 def _write(connection: Connection, table: str, columns: list[str], directory: Path) -> SalvagedFile:
-    path = directory / f"{table.replace('/', '_')}.csv"
+    path = directory / f"{quote(table, safe='. ')}.csv"
     statement = sql.SQL("COPY (SELECT {} FROM {}) TO STDOUT WITH (FORMAT csv, HEADER)").format(
         sql.SQL(", ").join(map(sql.Identifier, columns)), identifier(table)
     )
-    with path.open("wb") as file, connection.cursor() as cursor:
+    with path.open("xb") as file, connection.cursor() as cursor:
         cursor.copy_expert(statement, file)
         rows = cursor.rowcount
         file.flush()

@@ -26,6 +26,7 @@ __all__ = [
     "Target",
     "load_target",
     "parse_duration_s",
+    "protected_targets",
     "read_section",
     "redact",
     "target_names",
@@ -61,6 +62,8 @@ Source: PostgreSQL's documentation, "Environment Variables" of libpq.
 _URL_SCHEME = re.compile(r"^postgres(?:ql)?(?:\+\w+)?://")
 _SECRET_KEYS = ("password", "sslpassword")
 _SECRETS = (
+    (re.compile(r"(\bpassword\s+)'(?:[^']|'')*'", re.IGNORECASE), r"\1'***'"),
+    (re.compile(r"(['\"]\w*password['\"]\s*:\s*)('[^']*'|\"[^\"]*\")", re.IGNORECASE), r"\1'***'"),
     (re.compile(r"(://[^/\s@:]*):\S*@"), r"\1:***@"),
     # The same, mistyped or without its scheme.
     (re.compile(r"""(?<![^\s'"])((?:\w+:?/{1,2})?[^\s'":/@]+):(?!//)[^\s@]\S*@"""), r"\1:***@"),
@@ -241,6 +244,19 @@ def load_target(database: str = SANDBOX, alembic_ini: str | Path = "") -> Target
         python=options.get("python", ""),
         seed=options.get("seed", ""),
     )
+
+
+def protected_targets(alembic_ini: Path) -> list[Target]:
+    """Return the protected targets of alembic.ini that can be resolved now."""
+    found = []
+    for name in target_names(alembic_ini):
+        try:
+            target = load_target(name, alembic_ini)
+        except SettingsError:  # its variable is not set here, so nothing can reach it by that
+            continue
+        if target.protected and target.kind != SANDBOX:
+            found.append(target)
+    return found
 
 
 def _read_ini(alembic_ini: Path) -> configparser.ConfigParser:

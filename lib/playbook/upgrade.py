@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -151,6 +151,7 @@ def check_preflight(run: Run[Parameters]) -> Checks:
         GuardRefused: a finding says STOP, or a protected target lacks its confirmation.
     """
     plan = plan_upgrade(run)
+    run.forget("preflight")
     with run.recording_refusal():
         _check_confirmed(run)
         with connect(run.target, read_only=True) as connection:
@@ -231,6 +232,7 @@ def run_upgrade(run: Run[Parameters]) -> Applied | Note:
         MigrationFailed: a revision failed; the sentence says where the database is now.
         LockNotAcquired: the locks were not to be had within ``give_up_after``.
     """
+    run.must_be_first("applied")
     plan = run.require("plan", Plan)
     run.require("preflight", Checks)
     run.require("backup", object)
@@ -239,39 +241,29 @@ def run_upgrade(run: Run[Parameters]) -> Applied | Note:
     run.require("before", Snapshot)
     with run.recording_refusal():
         _check_confirmed(run)
-    with run.recording_failure(), advisory_lock(run.target):
-        _check_unchanged(run, plan)
+    with run.recording_failure(), advisory_lock(run.target) as check_lock:
+        run.same_place()
+        run.same_files(plan)
         (run.directory / "migration.sql").write_text(plan.sql, "utf-8")
         files = [(step.revision, step.sha256) for step in plan.steps]
         run.note("upgrade begins", plan_sha256=plan.sha256, revision_files=files)
         run.settle_interrupted()
         run.write_history()
-        return run.keep("applied", _apply(run, plan))
+        return run.keep("applied", _apply(run, plan, check_lock))
 
 
 def _why_nothing(run: Run[Parameters]) -> str:
     return "this is a dry run" if run.parameters.dry_run else "the database is already there"
 
 
-def _check_unchanged(run: Run[Parameters], plan: Plan) -> None:
-    """Refuse unless the database is where the plan starts and the revision files are the same."""
-    run.same_place()
-    again = run.alembic.plan("upgrade", plan.target, plan.from_revisions)
-    if [(s.revision, s.sha256) for s in again] != [(s.revision, s.sha256) for s in plan.steps]:
-        raise GuardRefused(
-            "The revision files changed since the plan was shown.",
-            remedy="Run the notebook's cells from the top and read the new plan.",
-        )
-
-
-def _apply(run: Run[Parameters], plan: Plan) -> Applied:
+def _apply(run: Run[Parameters], plan: Plan, check_lock: Callable[[], None]) -> Applied:
     limits = _limits(run.parameters)
     try:
-        return execute(run, plan, limits)
+        return execute(run, plan, check_lock, limits)
     except MigrationFailed as failure:
         wanted = run.parameters.on_failure == "rollback" and failure.transactional
         if wanted and sorted(failure.current) != sorted(plan.from_revisions):
-            raise go_back(run, plan, failure, limits) from failure
+            raise go_back(run, plan, failure, check_lock, limits) from failure
         raise
 
 
@@ -287,6 +279,7 @@ def check_data(run: Run[Parameters]) -> DataChecks:
         VerifyFailed: rows break a rule; the upgrade itself is done.
     """
     run.require("comparison", object)
+    run.forget("data")
     checks = run_checks(run.target, run.graph)
     if checks.failed:
         run.show_then_fail(checks, _broken_rules(run, checks))
@@ -309,6 +302,7 @@ def check_schema(run: Run[Parameters]) -> Integrity:
         VerifyFailed: an index is not valid.
     """
     run.require("comparison", object)
+    run.forget("integrity")
     integrity = find_integrity(run.target)
     if integrity.invalid and _will_write(run):
         names = ", ".join(item.index for item in integrity.invalid)

@@ -36,7 +36,11 @@ def ready(project: Project, database: Target, at: int = 1) -> Iterator[Callable[
     with Alembic(target) as alembic:
         alembic.open(target, server, session={})
         first = build_plan(target, alembic, alembic.graph(), direction="upgrade", to=f"+{at}")
-        quiet = {"on_progress": lambda text: None, "on_step": lambda result, reached: None}
+        quiet = {
+            "check_lock": lambda: None,
+            "on_progress": lambda text: None,
+            "on_step": lambda result, reached: None,
+        }
         apply_plan(target, server, alembic, first, QUICK, **quiet)  # type: ignore[arg-type]
         rest = build_plan(target, alembic, alembic.graph(), direction="upgrade", to="head")
 
@@ -199,6 +203,7 @@ def test_plan_undone_leads_back_to_where_it_began(staging: Staging, fresh_databa
         back = build_plan(target, alembic, alembic.graph(), direction="downgrade", to="a1")
         applied = apply_plan(
             target, server, alembic, back, QUICK,
+            check_lock=lambda: None,
             on_progress=lambda text: None, on_step=lambda result, reached: None,
         )  # fmt: skip
 

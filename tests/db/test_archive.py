@@ -189,7 +189,7 @@ def test_pruning_keeps_the_newest_and_always_the_newest_verified_one(
         for n in (1, 2, 3, 4)
     )
 
-    assert prune(small, str(tmp_path), keep=0) == []
-    assert set(prune(small, str(tmp_path), keep=1)) == {oldest, newer}
+    assert prune(small, server_of(small), str(tmp_path), keep=0) == []
+    assert set(prune(small, server_of(small), str(tmp_path), keep=1)) == {oldest, newer}
     assert {m.directory for m in list_backups(small, str(tmp_path))} == {verified, newest}
-    assert prune(small, str(tmp_path), keep=1) == []
+    assert prune(small, server_of(small), str(tmp_path), keep=1) == []
