@@ -7,6 +7,7 @@ made anew. Executed notebooks, reports and receipts go to one folder below ``run
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from playbook.archive import backup_folder
 from playbook.errors import PlaybookError
 from playbook.sandbox import reset_database
 from playbook.targets import PROJECT_INI, load_target
@@ -68,6 +70,8 @@ def _run_all(folder: Path, reports: ThreadPoolExecutor) -> list[Future[None]]:
         import papermill  # takes as long as the database: side by side
 
         database.result()
+    # The demo's earlier backups are of a database that has just been made anew.
+    shutil.rmtree(backup_folder(load_target(DATABASE), "backups"), ignore_errors=True)
     folder.mkdir(parents=True)
     converted = []
     for number, runbook in enumerate(RUNBOOKS, 1):
