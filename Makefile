@@ -16,7 +16,7 @@ demo:  ## run every runbook once, on a fresh sandbox copy of a legacy database
 	@$(IN_ENV) python -m voice_agent.demo
 
 lab:  ## open the playbook in JupyterLab, at the guided tour
-	@$(IN_ENV) jupyter lab notebooks/onboarding.ipynb
+	@$(IN_ENV) jupyter lab $$([ "$$(id -u)" != 0 ] || echo --allow-root) notebooks/onboarding.ipynb
 
 # Both pytest runs take place even if the first fails. PYTEST_ARGS goes to the first.
 test: check  ## check, then run all tests and compare every notebook with its stored outputs
@@ -64,6 +64,9 @@ lock:  ## resolve requirements.lock anew from pyproject.toml
 # Backups are never removed, nor the runs on any database but the sandbox: their receipts and
 # salvaged rows may be the only copy.
 clean:  ## stop and remove the sandbox, its runs, the caches and .venv; never backups
+	@[ -x .venv/bin/python ] || [ -n "$${VIRTUAL_ENV:-$${CONDA_PREFIX:-}}" ] || \
+	    { echo "Nothing is removed: stopping the sandbox needs .venv. Try: make setup && make clean"; \
+	      exit 1; }
 	@$(IN_ENV) --as-is python -m playbook.sandbox remove || \
 	    { echo "The sandbox is not removed (above), so nothing is: it needs .venv to stop."; \
 	      echo "Try: make setup && make clean. If that fails too: rm -rf .venv"; exit 1; }

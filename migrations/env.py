@@ -92,7 +92,10 @@ def open_named_target() -> Connection:
     from playbook.errors import PlaybookError
     from voice_agent.connection import migration_engine
 
-    database = context.get_x_argument(as_dictionary=True).get("database", "sandbox")
+    arguments = context.get_x_argument(as_dictionary=True)
+    if unknown := sorted(arguments.keys() - {"database"}):
+        raise CommandError(f"There is no -x {unknown[0]}: write -x database=NAME.")
+    database = arguments.get("database", "sandbox")
     try:
         return migration_engine(database, config.config_file_name or "").connect()
     except PlaybookError as error:

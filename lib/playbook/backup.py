@@ -14,7 +14,7 @@ from playbook.errors import PlaybookError, SettingsError
 from playbook.journal import Run
 from playbook.parameters import Common, one_of
 from playbook.preflight import Question, check
-from playbook.present import progress
+from playbook.present import dump_progress
 from playbook.records import BackupManifest, Banner, Checks, Note, Outcome, TableSizes
 
 __all__ = [
@@ -96,7 +96,7 @@ def run_backup(run: Run[Parameters]) -> BackupManifest:
             directory=parameters.directory,
             jobs=parameters.jobs,
             compression=parameters.compression,
-            on_progress=lambda tables, size: progress(f"{tables} tables begun, {size:,} bytes"),
+            on_progress=dump_progress,
         )
     except (PlaybookError, KeyboardInterrupt) as error:
         run.finish("failed", str(error) or "interrupted")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import psycopg2.errors
 from psycopg2.extensions import connection as Connection
 
 from playbook.database import fetch, fetch_value
@@ -58,6 +59,17 @@ SELECT schema, name, reltuples::bigint,
        CASE relkind WHEN 'p' THEN
          (SELECT sum(pg_indexes_size(t.relid)) FROM pg_partition_tree(oid) AS t)
          ELSE pg_indexes_size(oid) END::bigint
+FROM ({_USER_TABLES}) AS tables ORDER BY 1, 2
+"""
+
+SIZES_WITHOUT_LOCKS = f"""
+SELECT schema, name, reltuples::bigint,
+       (SELECT sum(c.relpages) FROM pg_class AS c
+        WHERE c.oid = tables.oid OR c.oid IN (SELECT relid FROM pg_partition_tree(tables.oid))
+       )::bigint * current_setting('block_size')::bigint,
+       (SELECT coalesce(sum(c.relpages), 0) FROM pg_index AS i
+        JOIN pg_class AS c ON c.oid = i.indexrelid
+        WHERE i.indrelid = tables.oid)::bigint * current_setting('block_size')::bigint
 FROM ({_USER_TABLES}) AS tables ORDER BY 1, 2
 """
 
@@ -133,10 +145,19 @@ def table_names(connection: Connection) -> list[str]:
 
 
 def table_sizes(connection: Connection) -> list[TableSize]:
-    """Return the size of each user table with its partitions, sorted by name."""
+    """Return the size of each user table with its partitions, sorted by name.
+
+    Where somebody holds a table exclusively, the sizes are what the last VACUUM or ANALYZE saw:
+    measuring would wait for its lock.
+    """
+    fetch(connection, "SELECT set_config('lock_timeout', '500ms', false)")
+    try:
+        rows = fetch(connection, TABLE_SIZES)
+    except psycopg2.errors.LockNotAvailable:
+        rows = fetch(connection, SIZES_WITHOUT_LOCKS)
     return [
-        TableSize(schema, table, int(rows), heap, indexes, heap + indexes)
-        for schema, table, rows, heap, indexes in fetch(connection, TABLE_SIZES)
+        TableSize(schema, table, int(number), heap, indexes, heap + indexes)
+        for schema, table, number, heap, indexes in rows
     ]
 
 

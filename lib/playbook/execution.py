@@ -11,7 +11,7 @@ from playbook import archive
 from playbook.apply import Limits, apply_plan
 from playbook.errors import MigrationFailed, PlaybookError, explain
 from playbook.journal import Run
-from playbook.present import note, progress
+from playbook.present import dump_progress, note, progress
 from playbook.records import (
     Applied,
     BackupManifest,
@@ -58,7 +58,7 @@ def save_backup(run: Run[Any]) -> BackupManifest:
             run.server,
             run.graph.current,
             directory=BACKUPS,
-            on_progress=lambda tables, size: progress(f"{tables} tables begun, {size:,} bytes"),
+            on_progress=dump_progress,
         )
     run.note("backup complete", backup=str(manifest.directory))
     return run.keep("backup", manifest)

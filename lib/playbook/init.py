@@ -98,13 +98,13 @@ def check_place(run: Run[Parameters]) -> Note:
 
     Raises:
         GuardRefused: it has tables that Alembic does not know, a version no file has, or it is
-            protected and ``drop`` was asked for.
+            protected.
     """
     with run.recording_refusal():
-        if run.target.protected and run.parameters.drop:
+        if run.target.protected:
             raise GuardRefused(
-                f"{run.target.name!r} is protected: nothing is ever dropped there.",
-                remedy="Leave out drop; `upgrade` takes a protected database forward.",
+                f"{run.target.name!r} is protected: `init` neither drops nor installs there.",
+                remedy="`upgrade` takes it forward, an empty one too, with its name in confirm.",
             )
         if run.parameters.drop:
             return run.keep("place", Note("Everything in it will be dropped and built anew."))

@@ -276,6 +276,7 @@ class Run(Generic[P]):
         try:
             yield
         except GuardRefused as refusal:
+            self.begin()
             self.finish("refused", str(refusal))
             raise
         except BaseException as error:

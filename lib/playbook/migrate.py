@@ -380,9 +380,14 @@ class Alembic:
                 remedy=f"See that `alembic history` works in {self._target.project}.",
             )
         if command == "current" and not event["sqlstate"]:
+            remedy = f"See that `alembic current` works in {self._target.project}."
+            if kind == "ModuleNotFoundError" and not self._target.python:
+                remedy += (
+                    " If it needs an environment of its own, name it in alembic.ini: [playbook] "
+                    "python = /path/to/venv/bin/python."
+                )
             return SettingsError(
-                f"The project's env.py stopped with {kind}: {_sentence(text)}",
-                remedy=f"See that `alembic current` works in {self._target.project}.",
+                f"The project's env.py stopped with {kind}: {_sentence(text)}", remedy=remedy
             )
         if event["sqlstate"] == "55P03" and event.get("transactional", True):
             return LockNotAcquired(

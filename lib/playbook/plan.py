@@ -22,11 +22,17 @@ from psycopg2 import sql
 from playbook.catalog import table_names, table_sizes
 from playbook.database import connect, server_info
 from playbook.dump import dump_schema, find_client_tools, load_sql
-from playbook.errors import BackupFailed, MigrationFailed, PlaybookError, SettingsError
+from playbook.errors import (
+    BackupFailed,
+    GuardRefused,
+    MigrationFailed,
+    PlaybookError,
+    SettingsError,
+)
 from playbook.hazards import find_hazards
 from playbook.migrate import Alembic
 from playbook.records import Hazards, Plan, PlanStep, RevisionGraph
-from playbook.revisions import after, check_target
+from playbook.revisions import after, check_target, join
 from playbook.sandbox import drop_database, open_target
 from playbook.statements import tables_in
 from playbook.targets import Target
@@ -55,9 +61,20 @@ def build_plan(
 
     Raises:
         SettingsError: the target cannot be resolved.
+        GuardRefused: the database is at an unknown revision, or has nothing to undo.
         MigrationFailed: the SQL cannot be had by the method asked for.
     """
     check_target(to, graph, direction=direction)
+    if graph.unknown:
+        raise GuardRefused(
+            f"The database is at {join(graph.unknown)}, which no revision file has.",
+            remedy="Bring the missing file back, or check that this is the right project.",
+        )
+    if direction == "downgrade" and not graph.current:
+        raise GuardRefused(
+            "Nothing is applied, so there is nothing to undo.",
+            remedy="`status` shows where the database is.",
+        )
     steps = alembic.plan(direction, to, graph.current)
     pieces, used = _sql(target, alembic, graph, steps, direction, to, method)
     steps = tuple(replace(s, sql=text) for s, text in zip(steps, pieces, strict=True))

@@ -184,7 +184,7 @@ def _privileges(connection: Connection, tables: Sequence[str]) -> Finding:
             "This role may not change it.",
             "Run as the owner, or ask for what is named here.",
         )
-    return Finding("privileges", Severity.OK, "role", "It may change what is in the way.")
+    return Finding("privileges", Severity.OK, "role", "It may change what the plan touches.")
 
 
 def _other_run(connection: Connection) -> Finding:
@@ -210,6 +210,14 @@ def _interrupted(receipts: Sequence[Receipt]) -> Finding:
             last.run_id,
             f"It was interrupted; it had begun at {join(last.from_revisions)}.",
             "Compare with where the database is now; running `upgrade` again goes on from there.",
+        )
+    if receipts and receipts[0].outcome == "failed":
+        return Finding(
+            "last-run",
+            Severity.WARN,
+            receipts[0].run_id,
+            f"It failed: {receipts[0].message}",
+            "See that its cause is mended.",
         )
     detail = f"The last run ended: {receipts[0].outcome}." if receipts else "There was none yet."
     return Finding("last-run", Severity.OK, "receipts", detail)

@@ -86,6 +86,7 @@ from playbook.revisions import join, lanes, states
 __all__ = [
     "bytes_text",
     "count",
+    "dump_progress",
     "durations_chart",
     "install_formatters",
     "moment",
@@ -418,9 +419,13 @@ def _comparison(comparison: Comparison) -> View:
     tables = [one for one in comparison.differences if not one.column]
     columns = [one for one in comparison.differences if one.column]
     kinds = {one.kind for one in comparison.differences}
-    changed = sum(one.kind not in _HARMLESS for one in comparison.differences)
+    changed = sum(one.kind not in _HARMLESS for one in comparison.differences if not one.column)
     calm = "all intact" if kinds <= {"intact"} else "only additions"
-    word = Pill(f"{changed} changed or dropped", "look") if changed else Pill(calm, "good")
+    word = (
+        Pill(f"{count(changed, 'table')} changed or dropped", "look")
+        if changed
+        else Pill(calm, "good")
+    )
     blocks: list[Block] = [
         Text(f"{comparison.before} and {comparison.after}: {count(len(tables), 'table')}", word)
     ]
@@ -604,7 +609,7 @@ def _hazards(hazards: Hazards) -> View:
     return View(
         (
             Text(
-                f"{count(len(hazards.items), 'hazardous statement')}: {tally}",
+                f"Weighed: {count(len(hazards.items), 'statement')}: {tally}",
                 Pill(worst.value, _SEVERITIES[worst]),
             ),
             Table(headers, tuple(_hazard(one) for one in hazards.items)),
@@ -717,6 +722,11 @@ def show(record: object) -> None:
 def progress(text: str) -> None:
     """Print a line that tells of work going on, and flush it."""
     print(f"  … {text}", flush=True)  # noqa: T201
+
+
+def dump_progress(tables: int, size_bytes: int) -> None:
+    """Print how far a dump has come."""
+    progress(f"dumping: {count(tables, 'table')} begun, {bytes_text(size_bytes)} written")
 
 
 def note(text: str) -> None:

@@ -20,6 +20,7 @@ from playbook.journal import Run
 from playbook.parameters import Common, one_of
 from playbook.plan import build_plan
 from playbook.preflight import Question, check
+from playbook.present import count
 from playbook.receipts import known_receipts
 from playbook.records import (
     Applied,
@@ -149,11 +150,18 @@ def write_salvage(run: Run[Parameters]) -> Salvage | Note:
     run.require("preflight", Checks)
     loss = run.require("loss", Loss)
     if not _will_write(run) or not any(item.rows for item in loss.items):
-        return run.keep("salvage", Note("There is nothing to salvage."))
+        return run.keep("salvage", Note(_why_no_salvage(run, loss)))
     with run.recording_failure():
         files = salvage.write_salvage(run.target, loss, run.begin() / "salvage")
     run.note("salvage written", salvage=[file.path.name for file in files.files])
     return run.keep("salvage", files)
+
+
+def _why_no_salvage(run: Run[Parameters], loss: Loss) -> str:
+    held = [item for item in loss.items if item.rows]
+    if run.parameters.dry_run and held:
+        return f"Dry run: {count(sum(i.rows for i in held))} rows or values would be saved here."
+    return "There is nothing to salvage: what is dropped holds no rows."
 
 
 def _will_write(run: Run[Parameters]) -> bool:
@@ -170,7 +178,9 @@ def take_backup(run: Run[Parameters]) -> BackupManifest | Note:
     asked = run.parameters.backup
     wanted = asked == "always" or (asked == "auto" and _has_something_to_lose(run))
     if not _will_write(run) or not wanted:
-        why = f"backup={asked}" if asked == "never" else "nothing is lost"
+        if run.parameters.dry_run and wanted:
+            return run.keep("backup", Note("Dry run: a backup would be taken here."))
+        why = f"backup={asked}" if asked == "never" else "there is nothing to lose"
         return run.keep("backup", Note(f"No backup was taken: {why}."))
     return save_backup(run)
 
@@ -261,14 +271,21 @@ def conclude(run: Run[Parameters]) -> Outcome:
     start, end = join(applied.from_revisions), join(applied.to_revisions)
     message = f"{run.server.database} was rolled back from {start} to {end}."
     saved = run.require("salvage", object)
-    run.finish("succeeded", message)
     files = tuple(file.path for file in saved.files) if isinstance(saved, Salvage) else ()
+    taken = run.require("backup", object)
+    kept = (
+        (f"The whole database as it was is in the backup {taken.directory.name}.",)
+        if isinstance(taken, BackupManifest)
+        else ()
+    )
+    load = ("salvage/load.sql loads what was saved, once the tables are back.",) if files else ()
     looks = tuple(f"Data check {c.name} finds {c.failing_rows} rows." for c in data.failed)
+    run.finish("succeeded", message)
     return run.outcome(
         "succeeded",
         message,
         changed=tuple(f"{step.revision} undone" for step in applied.steps),
         unchanged=("every table and column that the comparison calls intact",),
-        next_steps=(*looks, f"`upgrade` with -r target {start} goes forward again."),
+        next_steps=(*looks, f"`upgrade` with -r target {start} goes forward again.", *load, *kept),
         files=files,
     )

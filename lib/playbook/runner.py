@@ -189,7 +189,8 @@ class Observer:
     ) -> None:
         """See whether a statement ended the transaction; mend what it did to lock_timeout."""
         raw = connection.connection
-        status = getattr(getattr(raw, "info", None), "transaction_status", None)
+        driver = getattr(raw, "dbapi_connection", raw)  # the pool's own `info` is another
+        status = getattr(getattr(driver, "info", None), "transaction_status", None)
         if self.recording and status == IDLE and not self.autocommit:
             self.outside_transaction = True
             self.tell_outside()

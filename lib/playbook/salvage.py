@@ -28,6 +28,8 @@ from playbook.targets import Target
 __all__ = ["find_loss", "write_salvage"]
 
 MANIFEST = "salvage.json"
+LOAD = "load.sql"
+"""psql's way to bring the rows back, once the tables and columns are there again."""
 
 
 def find_loss(target: Target, plan: Plan, *, version_table: str) -> Loss:
@@ -81,6 +83,7 @@ def write_salvage(target: Target, loss: Loss, directory: Path) -> Salvage:
         salvage = Salvage(directory, tuple(files))
         text = json.dumps([asdict(file) for file in files], indent=1, default=str)
         (directory / MANIFEST).write_text(text + "\n", "utf-8")
+        (directory / LOAD).write_text(_load_sql(loss, existing, files), "utf-8")
     except OSError as error:
         raise BackupFailed(
             f"What the rollback destroys could not be written to {directory}: {error.strerror}.",
@@ -88,6 +91,40 @@ def write_salvage(target: Target, loss: Loss, directory: Path) -> Salvage:
             remedy="Make room or choose another folder with -r output_dir PATH.",
         ) from error
     return salvage
+
+
+def _load_sql(loss: Loss, existing: TableColumns, files: list[SalvagedFile]) -> str:
+    """Return what psql runs, in the files' folder, to load them back."""
+    whole = {item.table for item in loss.items if not item.column}
+    parts = ["-- In this folder: psql --set=ON_ERROR_STOP=1 --file=load.sql DATABASE"]
+    for file in files:
+        table = _quoted(*file.table.split(".", 1))
+        columns = ", ".join(_quoted(column) for column in file.columns)
+        source = f"FROM '{file.path.name}' WITH (FORMAT csv, HEADER)"
+        if file.table in whole:
+            parts.append(f"\\copy {table} ({columns}) {source}")
+            continue
+        key = {column for column, _, _, is_key in existing[file.table] if is_key}
+        lost = {i.column for i in loss.items if i.table == file.table}
+        same = " AND ".join(
+            f"t.{_quoted(c)} IS NOT DISTINCT FROM s.{_quoted(c)}"
+            for c in file.columns
+            if c in (key or set(file.columns) - lost)
+        )
+        values = ", ".join(f"{_quoted(c)} = s.{_quoted(c)}" for c in file.columns if c in lost)
+        parts += [
+            "BEGIN;",
+            f"CREATE TEMP TABLE salvaged ON COMMIT DROP AS SELECT {columns} FROM {table} "
+            "WITH NO DATA;",
+            f"\\copy salvaged ({columns}) {source}",
+            f"UPDATE {table} AS t SET {values} FROM salvaged AS s WHERE {same};",
+            "COMMIT;",
+        ]
+    return "\n".join(parts) + "\n"
+
+
+def _quoted(*names: str) -> str:
+    return ".".join('"' + name.replace('"', '""') + '"' for name in names)
 
 
 def _selections(loss: Loss, existing: TableColumns) -> Iterator[tuple[str, list[str]]]:

@@ -123,7 +123,7 @@ def keep(cluster: Cluster, descriptor: int) -> None:
         if not is_file(descriptor, _lock_file(cluster)):
             return
         before, (sessions, open_sessions) = sessions, _sessions(cluster)
-        if open_sessions or sessions != before + 1:  # the one more is this look's own
+        if open_sessions or sessions not in (-1, before + 1):  # one more is this look's own
             last_seen = time.time()
         if _is_needed(cluster, last_seen, limit_s):
             continue

@@ -224,6 +224,12 @@ def load_target(database: str = SANDBOX, alembic_ini: str | Path = "") -> Target
             remedy=f"Write -r database NAME with one of: {', '.join(names)}.",
         )
     named = database in names
+    if alembic_ini and database == SANDBOX and not named:
+        raise SettingsError(
+            f"No database was named for the project of {ini}.",
+            remedy="Write -r database with env:NAME, service:NAME, a URL without a password"
+            + (f", or one of {', '.join(names)}." if names else "."),
+        )
     section = SANDBOX if database.startswith(f"{SANDBOX}:") else database
     options = read_section(ini, section if section in names else "")
     url = options.get("url", "") if named else database

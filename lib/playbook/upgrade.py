@@ -253,7 +253,11 @@ def run_upgrade(run: Run[Parameters]) -> Applied | Note:
 
 
 def _why_nothing(run: Run[Parameters]) -> str:
-    return "this is a dry run" if run.parameters.dry_run else "the database is already there"
+    return (
+        "this is a dry run"
+        if run.parameters.dry_run
+        else "the database is there already, or past it"
+    )
 
 
 def _apply(run: Run[Parameters], plan: Plan, check_lock: Callable[[], None]) -> Applied:

@@ -24,7 +24,7 @@ from playbook.targets import PROJECT_INI, load_target
 DATABASE = "demo"
 RUNBOOKS = ("status", "backup", "preview", "upgrade", "verify", "rollback", "upgrade")
 CELL_TIMEOUT_S = 120
-QUIET_KERNEL = "--IPKernelApp.log_level=ERROR"
+QUIET_KERNEL = "--IPKernelApp.log_level=CRITICAL"
 """Without it each kernel warns that it talks to its own machine without encryption."""
 
 

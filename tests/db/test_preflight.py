@@ -147,9 +147,10 @@ def test_missing_client_and_missing_room_stop_a_backup(
 
 
 @pytest.mark.parametrize(
-    ("outcome", "severity"), [("interrupted", Severity.WARN), ("failed", Severity.OK)]
+    ("outcome", "severity"),
+    [("interrupted", Severity.WARN), ("failed", Severity.WARN), ("succeeded", Severity.OK)],
 )
-def test_interrupted_last_run_warns(
+def test_last_run_that_did_not_end_well_warns(
     fresh_database: Target, outcome: str, severity: Severity
 ) -> None:
     receipts: Sequence[Receipt] = [

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from playbook.database import connect, fetch
 from playbook.errors import BackupFailed
-from playbook.records import Plan, PlanStep
+from playbook.records import Loss, LossItem, Plan, PlanStep
 from playbook.salvage import find_loss, write_salvage
 from playbook.targets import Target
 
@@ -98,3 +100,34 @@ def test_table_whose_name_holds_a_slash_stays_in_the_folder(
     (file,) = write_salvage(fresh_database, loss, tmp_path / "salvage").files
 
     assert file.path.parent == tmp_path / "salvage"
+
+
+def test_load_sql_brings_dropped_columns_and_tables_back(
+    fresh_database: Target, tmp_path: Path, run_psql: Callable[..., Any]
+) -> None:
+    with connect(fresh_database) as connection, connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE t (id int PRIMARY KEY, a text, b int)")
+        cursor.execute("INSERT INTO t VALUES (1, NULL, 1), (2, '', 2), (3, 'x,\"y', 3)")
+        cursor.execute('CREATE TABLE "odd name" (v text)')
+        cursor.execute("INSERT INTO \"odd name\" VALUES ('kept'), (NULL)")
+        rows, odd = "SELECT id, a, b FROM t ORDER BY id", 'SELECT v FROM "odd name" ORDER BY v'
+        before = fetch(connection, rows), fetch(connection, odd)
+    loss = Loss(
+        (
+            LossItem("public.odd name", "", 2),
+            LossItem("public.t", "a", 2),
+            LossItem("public.t", "b", 3),
+        )
+    )
+    write_salvage(fresh_database, loss, tmp_path / "salvage")
+
+    with connect(fresh_database) as connection, connection.cursor() as cursor:
+        cursor.execute('ALTER TABLE t DROP COLUMN a, DROP COLUMN b; DROP TABLE "odd name"')
+        cursor.execute('ALTER TABLE t ADD COLUMN a text, ADD COLUMN b int; CREATE TABLE "odd name"'
+                       " (v text)")  # fmt: skip
+    text = (tmp_path / "salvage" / "load.sql").read_text()
+    done = run_psql(fresh_database, f"\\cd {tmp_path / 'salvage'}\n{text}")
+
+    assert done.returncode == 0, done.stderr
+    with connect(fresh_database, read_only=True) as connection:
+        assert (fetch(connection, rows), fetch(connection, odd)) == before
