@@ -23,10 +23,11 @@ os.environ.pop("PLAYBOOK_SANDBOX_POSTGRES", None)
 os.environ.pop("DATABASE_URL", None)
 
 from builders import Project, Script, staging_project  # noqa: E402
-from playbook import sandbox  # noqa: E402
+from playbook import sandbox, upgrade  # noqa: E402
 from playbook.postgres_files import client_directory, server_account, server_programs  # noqa: E402
 from playbook.targets import PROJECT_INI, Target, load_target  # noqa: E402
 from servers import PASSWORD, PrivateServer, private_server  # noqa: E402
+from steps import Namespace, go  # noqa: E402
 
 DEBIAN = "/usr/lib/postgresql/{}/bin"
 
@@ -114,3 +115,19 @@ def staging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Pr
         return staging_project(tmp_path / "project", revisions, **options)
 
     return write
+
+
+@pytest.fixture
+def small(staging: Callable[..., Project], fresh_database: Target) -> Callable[..., Namespace]:
+    """A small project on an empty database, migrated to its first revision."""
+
+    def make(revisions: Mapping[str, Script], to: str = "+1", **options: str) -> Namespace:
+        name = fresh_database.database
+        sections = f"[playbook:guarded]\nurl = sandbox:{name}\nprotected = true\n"
+        project = staging(revisions, sections=sections, **options)
+        namespace = {"database": f"sandbox:{name}", "alembic_ini": str(project.ini)}
+        if to:
+            go(upgrade, namespace, target=to)
+        return namespace
+
+    return make

@@ -9,7 +9,7 @@ from typing import Any
 
 from playbook import archive
 from playbook.apply import Limits, apply_plan
-from playbook.errors import MigrationFailed, PlaybookError, explain
+from playbook.errors import GuardRefused, MigrationFailed, PlaybookError, explain
 from playbook.journal import Run
 from playbook.present import dump_progress, note, progress
 from playbook.records import (
@@ -143,7 +143,8 @@ def _failure(
         state = f"The database is at {join(reached)}: {failed} is {word}; what failed came after."
         remedy = f"Run `status`, then `{run.runbook}` again to go on."
     elif transactional:
-        state = f"The database is at {join(reached)}; {failed} was rolled back whole."
+        fate = "was not begun" if isinstance(error, GuardRefused) else "was rolled back whole"
+        state = f"The database is at {join(reached)}; {failed} {fate}."
         remedy = _ways_out(run, plan, done)
     else:
         state = (

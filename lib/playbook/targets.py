@@ -62,7 +62,14 @@ Source: PostgreSQL's documentation, "Environment Variables" of libpq.
 _URL_SCHEME = re.compile(r"^postgres(?:ql)?(?:\+\w+)?://")
 _SECRET_KEYS = ("password", "sslpassword")
 _SECRETS = (
-    (re.compile(r"(\bpassword\s+)'(?:[^']|'')*'", re.IGNORECASE), r"\1'***'"),
+    # In every way SQL has to write a text, also one whose end was cut off.
+    (
+        re.compile(
+            r"(\bpassword\s+)(?:(?:e|u&)?'(?:[^'\\]|\\.?|'')*(?:'|\Z)|\$(\w*)\$.*?(?:\$\2\$|\Z))",
+            re.IGNORECASE | re.DOTALL,
+        ),
+        r"\1'***'",
+    ),
     (re.compile(r"(['\"]\w*password['\"]\s*:\s*)('[^']*'|\"[^\"]*\")", re.IGNORECASE), r"\1'***'"),
     (re.compile(r"(://[^/\s@:]*):\S*@"), r"\1:***@"),
     # The same, mistyped or without its scheme.

@@ -230,7 +230,6 @@ def run_upgrade(run: Run[Parameters]) -> Applied | Note:
     Raises:
         GuardRefused: an earlier step is missing, the database moved, or the plan changed.
         MigrationFailed: a revision failed; the sentence says where the database is now.
-        LockNotAcquired: the locks were not to be had within ``give_up_after``.
     """
     run.must_be_first("applied")
     plan = run.require("plan", Plan)
