@@ -249,7 +249,7 @@ def _fill(
         server_version=server.version,
         system_identifier=server.system_identifier,
         revisions=tuple(revisions),
-        started_at=started.isoformat(timespec="seconds"),
+        started_at=started.isoformat(),  # two backups of a second stay in order
         finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
         duration_s=round(time.monotonic() - clock, 3),
         user=getpass.getuser(),
