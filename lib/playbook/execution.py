@@ -31,6 +31,7 @@ __all__ = [
     "BACKUPS",
     "BEFORE",
     "DEFAULT_LIMITS",
+    "check_confirmed",
     "compare_with_before",
     "execute",
     "go_back",
@@ -43,6 +44,22 @@ BACKUPS = "backups"
 BEFORE, AFTER = "snapshot-before.json", "snapshot-after.json"
 DEFAULT_LIMITS = Limits(lock_timeout_s=2.0, give_up_after_s=300.0)
 """As the defaults of `upgrade`."""
+
+
+def check_confirmed(run: Run[Any]) -> None:
+    """Refuse to write to a protected target without its typed name, or without a backup.
+
+    Raises:
+        GuardRefused: ``confirm`` is not the database's name, or ``backup`` is ``never``.
+    """
+    if not run.target.protected or run.parameters.dry_run:
+        return
+    run.must_be_confirmed(run.parameters.confirm)
+    if run.parameters.backup == "never":
+        raise GuardRefused(
+            f"{run.target.name!r} is protected, so `{run.runbook}` needs a fresh backup.",
+            remedy="Leave out -r backup never.",
+        )
 
 
 def save_backup(run: Run[Any]) -> BackupManifest:

@@ -11,6 +11,7 @@ from playbook.database import advisory_lock
 from playbook.errors import GuardRefused
 from playbook.execution import (
     BACKUPS,
+    check_confirmed,
     compare_with_before,
     execute,
     save_backup,
@@ -114,7 +115,7 @@ def check_preflight(run: Run[Parameters]) -> Checks:
     plan = plan_rollback(run)
     run.forget("preflight")
     with run.recording_refusal():
-        _check_confirmed(run)
+        check_confirmed(run)
         question = Question(
             graph=run.graph,
             tables=plan.tables,
@@ -123,16 +124,6 @@ def check_preflight(run: Run[Parameters]) -> Checks:
             backup_folder=archive.backup_folder(run.target, BACKUPS),
         )
         return run.keep("preflight", run.must_pass(check(run.target, run.server, question)))
-
-
-def _check_confirmed(run: Run[Parameters]) -> None:
-    if run.target.protected and not run.parameters.dry_run:
-        run.must_be_confirmed(run.parameters.confirm)
-        if run.parameters.backup == "never":
-            raise GuardRefused(
-                f"{run.target.name!r} is protected, so a rollback needs a fresh backup.",
-                remedy="Leave out -r backup never.",
-            )
 
 
 def find_loss(run: Run[Parameters]) -> Loss:
@@ -218,7 +209,7 @@ def run_rollback(run: Run[Parameters]) -> Applied | Note:
         return run.keep("applied", Note(f"Nothing was run: {reason}."))
     run.require("before", Snapshot)
     with run.recording_refusal():
-        _check_confirmed(run)
+        check_confirmed(run)
     with run.recording_failure(), advisory_lock(run.target) as check_lock:
         run.same_place()
         run.same_files(plan)

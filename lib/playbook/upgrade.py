@@ -12,6 +12,7 @@ from playbook.database import advisory_lock, connect
 from playbook.errors import GuardRefused, MigrationFailed, VerifyFailed
 from playbook.execution import (
     BACKUPS,
+    check_confirmed,
     compare_with_before,
     execute,
     go_back,
@@ -153,7 +154,7 @@ def check_preflight(run: Run[Parameters]) -> Checks:
     plan = plan_upgrade(run)
     run.forget("preflight")
     with run.recording_refusal():
-        _check_confirmed(run)
+        check_confirmed(run)
         with connect(run.target, read_only=True) as connection:
             history = read_history(connection)
         wants_backup = _wants_backup(run)
@@ -167,16 +168,6 @@ def check_preflight(run: Run[Parameters]) -> Checks:
             hazards=find_hazards(run),
         )
         return run.keep("preflight", run.must_pass(check(run.target, run.server, question)))
-
-
-def _check_confirmed(run: Run[Parameters]) -> None:
-    if run.target.protected and not run.parameters.dry_run:
-        run.must_be_confirmed(run.parameters.confirm)
-        if run.parameters.backup == "never":
-            raise GuardRefused(
-                f"{run.target.name!r} is protected, so an upgrade needs a fresh backup.",
-                remedy="Leave out -r backup never.",
-            )
 
 
 def _wants_backup(run: Run[Parameters]) -> bool:
@@ -239,7 +230,7 @@ def run_upgrade(run: Run[Parameters]) -> Applied | Note:
         return run.keep("applied", Note(f"Nothing was run: {_why_nothing(run)}."))
     run.require("before", Snapshot)
     with run.recording_refusal():
-        _check_confirmed(run)
+        check_confirmed(run)
     with run.recording_failure(), advisory_lock(run.target) as check_lock:
         run.same_place()
         run.same_files(plan)
