@@ -252,6 +252,7 @@ class Alembic:
             locks=tuple((table, mode) for table, mode in result["locks"]),
             rewritten=tuple(result["rewritten"]),
             transactional=result["transactional"],
+            xids=tuple(result["xids"]),
         )
 
     def stamp(self, revisions: Sequence[str], *, session: Mapping[str, str] | None = None) -> None:

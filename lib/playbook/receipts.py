@@ -177,6 +177,7 @@ def to_step(record: Any) -> StepResult:
     fields = dict(record)
     fields["locks"] = tuple((table, mode) for table, mode in fields["locks"])
     fields["rewritten"] = tuple(fields["rewritten"])
+    fields["xids"] = tuple(fields.get("xids", ()))
     return StepResult(**fields)
 
 

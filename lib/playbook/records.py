@@ -388,6 +388,12 @@ class StepResult:
     """Tables whose file changed: they were rewritten."""
     transactional: bool
     """False if it left Alembic's transaction (an autocommit block)."""
+    xids: tuple[int, ...] = ()
+    """Its committed transactions that wrote, as 64-bit ids with their epoch, in order.
+
+    The last one also wrote the version table. Savepoints and autocommit statements have ids of
+    their own, which are not here.
+    """
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,8 @@ LOCKS = (
     "WHERE pid = pg_backend_pid() AND locktype = 'relation' AND granted "
     "AND mode <> 'SIReadLock'"  # of a SERIALIZABLE transaction: it blocks nobody
 )
+OWN_TRANSACTION = "SELECT txid_current_if_assigned()"
+"""NULL for a transaction that has written nothing."""
 IDLE = 0
 """libpq's PQTRANS_IDLE: no transaction is open."""
 TIMEOUT_CHANGE = re.compile(r"lock_timeout|\bRESET\b|\bDISCARD\b", re.IGNORECASE)
@@ -96,6 +98,7 @@ class Observer:
         self.tables: dict[int, tuple[str, int]] = {}
         self.locks: dict[str, str] = {}
         self.rewritten: set[str] = set()
+        self.xids: list[int] = []
         self.statements = 0
         self.outside_transaction = False
         self.last_statement = ""
@@ -114,7 +117,7 @@ class Observer:
     def reset(self, session: Mapping[str, str], record: bool = False) -> None:
         """Forget the last request; use these session settings from now on."""
         self.session.update(session)
-        self.tables, self.locks, self.rewritten = {}, {}, set()
+        self.tables, self.locks, self.rewritten, self.xids = {}, {}, set(), []
         self.statements, self.outside_transaction, self.last_statement = 0, False, ""
         self.record, self.recording = record, False
         self.autocommit, self.limited = False, False
@@ -200,8 +203,9 @@ class Observer:
             set_setting(raw, "lock_timeout", self.session.get("lock_timeout", "0"))
 
     def on_commit(self, connection: Any) -> None:
-        """Read the locks that the transaction holds and the tables that it rewrote."""
+        """Read the transaction's id, the locks that it holds and the tables that it rewrote."""
         raw = connection.connection
+        self.xids += [int(row[0]) for row in query(raw, OWN_TRANSACTION) if row[0]]
         for oid, mode in query(raw, LOCKS):
             name = self.tables.get(int(oid), ("", 0))[0]
             if name and LOCK_MODES.index(mode) > LOCK_MODES.index(self.locks.get(name, mode)):
@@ -219,6 +223,7 @@ class Observer:
             "statements": self.statements,
             "locks": sorted(self.locks.items()),
             "rewritten": sorted(self.rewritten),
+            "xids": self.xids,
             "transactional": not self.outside_transaction,
         }
 

@@ -24,7 +24,15 @@ from playbook.errors import PlaybookError
 from playbook.records import ColumnSnapshot, Snapshot, TableSnapshot
 from playbook.targets import Target
 
-__all__ = ["count_rows", "holds_rows", "read_snapshot", "take_snapshot", "write_snapshot"]
+__all__ = [
+    "count_rows",
+    "count_written_after",
+    "count_written_by",
+    "holds_rows",
+    "read_snapshot",
+    "take_snapshot",
+    "write_snapshot",
+]
 
 NULL_HASH = 7
 """Stands for NULL in a sum, so that NULL and a missing row differ."""
@@ -88,6 +96,45 @@ def count_rows(connection: Connection, tables: Sequence[str]) -> dict[str, int]:
     """Return the exact number of rows of each table (``schema.table``)."""
     query = sql.SQL("SELECT count(*) FROM {}")
     return {t: fetch(connection, query.format(identifier(t)))[0][0] for t in tables}
+
+
+def count_written_after(connection: Connection, tables: Sequence[str], xid: int) -> dict[str, int]:
+    """Return how many rows of each table were inserted or updated after a transaction.
+
+    Args:
+        xid: a 64-bit transaction id of this server (`playbook.records.StepResult.xids`), less than
+            2 billion transactions old.
+
+    Source: the system column xmin, age(xid); a row that was not written for longer than that, and
+    not since frozen by a rewrite, is taken for a new one.
+    """
+    query = sql.SQL("SELECT count(*) FROM {} WHERE age(xmin) < age({})")
+    return _count_each(connection, query, tables, _xid(xid))
+
+
+def count_written_by(
+    connection: Connection, tables: Sequence[str], xids: Sequence[int]
+) -> dict[str, int]:
+    """Return how many rows of each table are as some transactions wrote them.
+
+    Rows that they deleted, or that others wrote again afterwards, are not among them.
+
+    Args:
+        xids: 64-bit transaction ids of this server.
+    """
+    query = sql.SQL("SELECT count(*) FROM {} WHERE xmin = ANY (ARRAY[{}]::xid[])")
+    return _count_each(connection, query, tables, sql.SQL(", ").join(map(_xid, xids)))
+
+
+def _count_each(
+    connection: Connection, query: sql.SQL, tables: Sequence[str], xids: sql.Composable
+) -> dict[str, int]:
+    return {t: fetch(connection, query.format(identifier(t), xids))[0][0] for t in tables}
+
+
+def _xid(xid: int) -> sql.Composable:
+    """Return a 64-bit transaction id as the system columns hold it: without its epoch."""
+    return sql.SQL("{}::text::xid").format(sql.Literal(xid % 2**32))
 
 
 def holds_rows(target: Target, *, except_tables: Sequence[str] = ()) -> bool:

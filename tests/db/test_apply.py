@@ -80,6 +80,9 @@ def test_revisions_are_applied_one_by_one_and_each_is_told(
     assert seen == [("b2", ("b2",)), ("c3", ("c3",))]
     assert (applied.from_revisions, applied.to_revisions) == (("a1",), ("c3",))
     assert [step.attempts for step in applied.steps] == [1, 1]
+    version = "SELECT xmin::text::bigint FROM alembic_version"
+    with connect(fresh_database) as connection:
+        assert fetch(connection, version)[0][0] == applied.steps[-1].xids[-1] % 2**32
 
 
 def test_run_waits_for_the_holder_of_a_lock_and_succeeds_when_it_goes(

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from playbook.database import connect
+from playbook.database import connect, fetch
 from playbook.errors import PlaybookError
 from playbook.records import Snapshot
 from playbook.snapshot import (
     count_rows,
+    count_written_after,
+    count_written_by,
     holds_rows,
     read_snapshot,
     take_snapshot,
@@ -237,3 +239,30 @@ def test_file_that_is_no_snapshot_is_one_sentence(tmp_path: Path, text: str | No
 
     with pytest.raises(PlaybookError, match="is not a readable snapshot"):
         read_snapshot(tmp_path / "s.json")
+
+
+@pytest.mark.parametrize("table", ["t", "partitioned"])
+def test_rows_are_counted_by_the_transaction_that_wrote_them(
+    fresh_database: Target, table: str
+) -> None:
+    sql(
+        fresh_database,
+        "CREATE TABLE t (id int PRIMARY KEY, x text)",
+        "CREATE TABLE partitioned (id int, x text) PARTITION BY RANGE (id)",
+        "CREATE TABLE low PARTITION OF partitioned FOR VALUES FROM (0) TO (10)",
+        "CREATE TABLE high PARTITION OF partitioned FOR VALUES FROM (10) TO (100)",
+        f"INSERT INTO {table} SELECT n, 'old' FROM generate_series(1, 50) AS n",
+    )
+    name = f"public.{table}"
+    with connect(fresh_database, autocommit=False) as connection:
+        change = f"UPDATE {table} SET x = 'new' WHERE id < 4 RETURNING txid_current()"
+        xid = fetch(connection, change)[0][0]  # type: ignore[arg-type]
+        connection.commit()
+    with connect(fresh_database) as connection:
+        assert count_written_by(connection, [name], (xid,)) == {name: 3}
+        assert count_written_after(connection, [name], xid - 1) == {name: 3}
+        assert count_written_after(connection, [name], xid) == {name: 0}
+        sql(fresh_database, f"UPDATE {table} SET x = 'newer' WHERE id IN (3, 4, 40)")
+        assert count_written_after(connection, [name], xid) == {name: 3}
+        assert count_written_by(connection, [name], (xid, xid + 2**32)) == {name: 2}
+        assert count_written_by(connection, [name], ()) == {name: 0}
