@@ -12,12 +12,13 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from playbook.catalog import holders
 from playbook.database import connect
 from playbook.errors import LockNotAcquired, MigrationFailed
 from playbook.migrate import Alembic
-from playbook.records import Applied, Blocker, Plan, PlanStep, ServerInfo, StepResult
+from playbook.records import Applied, Blocker, LateRows, Plan, PlanStep, ServerInfo, StepResult
 from playbook.statements import locks_taken
 from playbook.targets import Target
 
@@ -78,6 +79,7 @@ def apply_plan(
     check_lock: Callable[[], None],
     on_progress: Callable[[str], None],
     on_step: Callable[[StepResult, tuple[str, ...]], None],
+    late_rows: Mapping[str, Sequence[LateRows]] = MappingProxyType({}),
 ) -> Applied:
     """Apply or undo the revisions of a plan, each in its own transaction.
 
@@ -88,6 +90,7 @@ def apply_plan(
         check_lock: called before each revision; raises if the advisory lock was lost.
         on_progress: called with a line of text when something is worth showing.
         on_step: called after each revision with its result and the revisions reached.
+        late_rows: per revision, what its transaction saves before its own statements.
 
     Raises:
         LockNotAcquired: no attempt got its locks within the limits; the blockers are named.
@@ -99,7 +102,8 @@ def apply_plan(
     for step in plan.steps:
         check_lock()
         try:
-            result = _apply(target, alembic, plan, step, current, limits, on_progress)
+            late = late_rows.get(step.revision, ())
+            result = _apply(target, alembic, plan, step, current, limits, on_progress, late)
             current = alembic.current()
         except KeyboardInterrupt:
             alembic.restart(server)
@@ -123,6 +127,7 @@ def _apply(
     current: Sequence[str],
     limits: Limits,
     on_progress: Callable[[str], None],
+    late_rows: Sequence[LateRows],
 ) -> StepResult:
     """Try one revision until it is through or the time for it is over."""
     attempts = _Attempts(limits)
@@ -136,6 +141,7 @@ def _apply(
                     expected_current=current,
                     session={"lock_timeout": attempts.lock_timeout},
                     attempts=attempts.number,
+                    late_rows=late_rows,
                 )
             except LockNotAcquired:
                 blockers = _settled_holders(target, locks)

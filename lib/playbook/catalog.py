@@ -20,13 +20,16 @@ __all__ = [
     "HISTORY_SCHEMA",
     "TableColumns",
     "droppable_schemas",
+    "generated_columns",
     "holders",
     "invalid_indexes",
     "may_create_schema",
     "missing_privileges",
     "open_transactions",
+    "parents_first",
     "prepared_transactions",
     "relation_exists",
+    "sequence_columns",
     "standbys",
     "table_columns",
     "table_names",
@@ -274,6 +277,55 @@ def droppable_schemas(connection: Connection) -> list[str]:
         ORDER BY 1
     """
     return [row[0] for row in fetch(connection, query)]
+
+
+def parents_first(connection: Connection, tables: Sequence[str]) -> list[str]:
+    """Return some tables (``schema.table``) in an order in which their rows can be inserted.
+
+    A table comes after those that its foreign keys refer to; where they refer to each other in a
+    circle, the order is that of their names.
+    """
+    query = """
+        SELECT DISTINCT cn.nspname || '.' || c.relname, pn.nspname || '.' || p.relname
+        FROM pg_constraint AS o
+        JOIN pg_class AS c ON c.oid = o.conrelid JOIN pg_namespace AS cn ON cn.oid = c.relnamespace
+        JOIN pg_class AS p ON p.oid = o.confrelid JOIN pg_namespace AS pn ON pn.oid = p.relnamespace
+        WHERE o.contype = 'f' AND c.oid <> p.oid ORDER BY 1, 2
+    """
+    waits_for: dict[str, set[str]] = {table: set() for table in sorted(tables)}
+    for child, parent in fetch(connection, query):
+        if child in waits_for and parent in waits_for:
+            waits_for[child].add(parent)
+    ordered: list[str] = []
+    while waits_for:
+        free = [table for table, parents in waits_for.items() if parents <= set(ordered)]
+        ordered += free[:1] or list(waits_for)[:1]
+        del waits_for[ordered[-1]]
+    return ordered
+
+
+def generated_columns(connection: Connection) -> set[tuple[str, str]]:
+    """Return (table, column) of the columns that the server computes and nobody can write."""
+    query = """
+        SELECT n.nspname || '.' || c.relname, a.attname
+        FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid
+        JOIN pg_namespace AS n ON n.oid = c.relnamespace
+        WHERE a.attgenerated <> '' AND NOT a.attisdropped ORDER BY 1, 2
+    """
+    return {(table, column) for table, column in fetch(connection, query)}
+
+
+def sequence_columns(connection: Connection) -> list[tuple[str, str]]:
+    """Return (table, column) of serial and identity columns, sorted."""
+    query = """
+        SELECT n.nspname || '.' || c.relname, a.attname
+        FROM pg_depend AS d JOIN pg_class AS s ON s.oid = d.objid AND s.relkind = 'S'
+        JOIN pg_attribute AS a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+        JOIN pg_class AS c ON c.oid = a.attrelid JOIN pg_namespace AS n ON n.oid = c.relnamespace
+        WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass
+          AND d.deptype IN ('a', 'i') ORDER BY 1, 2
+    """
+    return [(table, column) for table, column in fetch(connection, query)]
 
 
 def relation_exists(connection: Connection, schema: str, name: str) -> bool:

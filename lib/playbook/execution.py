@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from playbook import archive
@@ -16,6 +17,7 @@ from playbook.records import (
     Applied,
     BackupManifest,
     Comparison,
+    LateRows,
     Note,
     Plan,
     PlanStep,
@@ -108,8 +110,12 @@ def execute(
     plan: Plan,
     check_lock: Callable[[], None],
     limits: Limits = DEFAULT_LIMITS,
+    late_rows: Mapping[str, Sequence[LateRows]] = MappingProxyType({}),
 ) -> Applied:
     """Run a plan and write each revision to the receipt as it is done.
+
+    Args:
+        late_rows: per revision, what its transaction saves before its own statements.
 
     Raises:
         MigrationFailed: a revision failed or the run was interrupted; the sentence says which,
@@ -137,6 +143,7 @@ def execute(
             check_lock=check_lock,
             on_progress=progress,
             on_step=on_step,
+            late_rows=late_rows,
         )
     except (PlaybookError, KeyboardInterrupt) as error:
         raise _failure(run, plan, error, len(done)) from error

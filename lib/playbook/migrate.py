@@ -15,19 +15,21 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from playbook.database import APPLICATION_NAME, end_session
 from playbook.errors import (
+    GuardRefused,
     LockNotAcquired,
     MigrationFailed,
     PlaybookError,
     SettingsError,
     WrongDatabase,
 )
-from playbook.records import PlanStep, Revision, RevisionGraph, ServerInfo, StepResult
+from playbook.records import LateRows, PlanStep, Revision, RevisionGraph, ServerInfo, StepResult
 from playbook.targets import Target, redact
 
 __all__ = ["CONCURRENTLY_TIMEOUT", "Alembic", "EventHandler"]
@@ -210,6 +212,7 @@ class Alembic:
         session: Mapping[str, str],
         attempts: int = 1,
         record: bool = False,
+        late_rows: Sequence[LateRows] = (),
         on_event: EventHandler = ignore_event,
     ) -> StepResult:
         """Apply or undo one revision.
@@ -222,6 +225,7 @@ class Alembic:
             session: settings of the session, e.g. ``lock_timeout``.
             attempts: how often it was tried, this time included; for the record.
             record: send the full text of each statement as an event.
+            late_rows: what its transaction saves before the revision's own statements.
             on_event: called with every event of the child, in order.
 
         Raises:
@@ -239,6 +243,7 @@ class Alembic:
                 expected_current=list(expected_current),
                 session=dict(session),
                 record=record,
+                late_rows=[asdict(late) | {"path": str(late.path or "")} for late in late_rows],
             )
         except MigrationFailed as error:
             error.revision = step.revision
@@ -370,6 +375,12 @@ class Alembic:
                 f"The database is now at {text}, which is not where this plan starts.",
                 state="Nothing was changed by this step.",
                 remedy="Somebody else migrated it: run this again to plan anew.",
+            )
+        if kind == "LateRowsError":
+            return GuardRefused(
+                f"The application writes to what would be destroyed: {_sentence(text)}",
+                state="PostgreSQL rolled this revision back.",
+                remedy="Stop those writes, then run the notebook's cells from the top.",
             )
         if command in {"open", "graph", "plan", "drift"} and (
             event["alembic"] or command == "open"

@@ -28,6 +28,7 @@ from playbook.errors import (
     MigrationFailed,
     PlaybookError,
     SettingsError,
+    explain,
 )
 from playbook.hazards import find_hazards
 from playbook.migrate import Alembic
@@ -76,7 +77,10 @@ def build_plan(
             remedy="`status` shows where the database is.",
         )
     steps = alembic.plan(direction, to, graph.current)
-    pieces, used = _sql(target, alembic, graph, steps, direction, to, method)
+    try:
+        pieces, used = _sql(target, alembic, graph, steps, direction, to, method)
+    except MigrationFailed as error:
+        raise _unplanned(error, direction) from error
     steps = tuple(replace(s, sql=text) for s, text in zip(steps, pieces, strict=True))
     ids = [step.revision for step in steps]
     return Plan(
@@ -88,6 +92,20 @@ def build_plan(
         method=used,
         sha256=_hash(steps, used),
         tables=_existing_tables(target, graph, pieces) if steps else (),
+    )
+
+
+def _unplanned(error: MigrationFailed, direction: str) -> MigrationFailed:
+    """Return what is to be said of SQL that cannot be had, so that nothing can be run."""
+    whose = f"The {direction} of {error.revision}" if error.revision else f"This {direction}"
+    back = ", or undo it by another way: a backup, or a new revision"
+    return MigrationFailed(
+        f"{whose} cannot be planned: {explain(error)}",
+        state="Nothing was changed.",
+        remedy=error.remedy or f"Mend the revision file{back if direction == 'downgrade' else ''}.",
+        revision=error.revision,
+        statement=error.statement,
+        sqlstate=error.sqlstate,
     )
 
 

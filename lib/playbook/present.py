@@ -80,6 +80,7 @@ from playbook.records import (
     Snapshot,
     StepResult,
     TableSizes,
+    WaysBack,
 )
 from playbook.revisions import join, lanes, states
 
@@ -509,13 +510,37 @@ def _loss(loss: Loss) -> View:
             Code(item.table),
             Code(item.column) if item.column else "the whole table",
             Number(count(item.rows)),
+            Number(count(item.written_since) if item.written_since >= 0 else "not known"),
+            ", ".join(f"{column} {count(values)}" for column, values in item.values if item.rows),
         )
         for item in loss.items
     )
     return View(
         (
             Text("This will be destroyed:", Pill(count(len(rows), "object"), "bad")),
-            Table(("table", "column", "rows or values"), rows),
+            Table(
+                ("table", "column", "rows or values", "since the upgrade", "values per column"),
+                rows,
+            ),
+        )
+    )
+
+
+def _ways_back(ways: WaysBack) -> View:
+    rows = tuple(
+        (
+            Pill("advised", "good") if one.way == ways.advised else "",
+            one.way,
+            one.loses,
+            one.takes,
+            one.right_when,
+        )
+        for one in ways.ways
+    )
+    return View(
+        (
+            Text(f"Advised: {ways.advised}. {ways.reason}"),
+            Table(("", "way", "loses", "takes", "right when"), rows),
         )
     )
 
@@ -662,6 +687,7 @@ _VIEWS: dict[type, Callable[[Any], View]] = {
     Salvage: _salvage,
     Snapshot: _snapshot,
     TableSizes: _sizes,
+    WaysBack: _ways_back,
 }
 
 # --- Notebooks and logs

@@ -29,6 +29,7 @@ __all__ = [
     "History",
     "Integrity",
     "InvalidIndex",
+    "LateRows",
     "Loss",
     "LossItem",
     "Note",
@@ -48,6 +49,8 @@ __all__ = [
     "TableSizes",
     "TableSnapshot",
     "UnvalidatedConstraint",
+    "WayBack",
+    "WaysBack",
 ]
 
 
@@ -404,6 +407,10 @@ class LossItem:
     column: str
     rows: int
     """Rows of the table, or rows with a value in the column."""
+    values: tuple[tuple[str, int], ...] = ()
+    """Of a whole table: (column, rows with a value in it), in attribute order."""
+    written_since: int = -1
+    """Those of ``rows`` written after the upgrade that made what is destroyed; -1: not known."""
 
 
 @dataclass(frozen=True)
@@ -558,17 +565,64 @@ class Integrity:
 
 @dataclass(frozen=True)
 class Loss:
-    """Everything that a downgrade destroys, tables first; empty if nothing."""
+    """Everything that a downgrade destroys, tables first; empty if nothing.
+
+    ``xid`` is the oldest transaction that was in progress when it was counted: what had been
+    committed by all before it is in the counts.
+    """
 
     items: tuple[LossItem, ...]
+    xid: int = 0
 
 
 @dataclass(frozen=True)
 class Salvage:
-    """The files that hold what a downgrade destroys; ``directory`` has their manifest."""
+    """The files that hold what a downgrade destroys; ``directory`` has their manifest.
+
+    ``xid`` is the oldest transaction that was in progress when they were written: rows written by
+    it or by a later one may not be in them.
+    """
 
     directory: Path
     files: tuple[SalvagedFile, ...]
+    xid: int = 0
+
+
+@dataclass(frozen=True)
+class LateRows:
+    """How a revision's own transaction saves the rows of a table written after the salvage.
+
+    ``lock`` is a statement that keeps other writers out; ``query`` returns those rows, each column
+    as text; ``path`` is the CSV file that they are appended to. None: there is no way to save them,
+    and a single one stops the revision.
+    """
+
+    table: str
+    lock: str
+    query: str
+    path: Path | None
+
+
+@dataclass(frozen=True)
+class WayBack:
+    """One way to be rid of an upgrade: what it loses, how long it takes, when it is the right one.
+
+    ``way`` is ``downgrade``, ``restore`` or ``fix forward``.
+    """
+
+    way: str
+    loses: str
+    takes: str
+    right_when: str
+
+
+@dataclass(frozen=True)
+class WaysBack:
+    """The ways back that there are; ``advised`` names one of them, for ``reason``."""
+
+    ways: tuple[WayBack, ...]
+    advised: str
+    reason: str
 
 
 @dataclass(frozen=True)

@@ -124,6 +124,13 @@ def check_target(target: str, graph: RevisionGraph, *, direction: str) -> None:
         raise SettingsError(
             f"target={target!r} is no {direction}.", remedy=f"That is what `{other}` is for."
         )
+    if direction == "downgrade" and re.fullmatch(r"-\d+", target) and len(graph.current) > 1:
+        ways = " or ".join(f"{revision}@{target}" for revision in sorted(graph.current))
+        raise SettingsError(
+            f"target={target!r} does not say which branch goes back: the database is not at one "
+            f"revision, it is at {join(sorted(graph.current))}.",
+            remedy=f"Write -r target {ways}.",
+        )
     if not target or not _FORM.match(target):
         raise SettingsError(f"target={target!r} is not a revision.", remedy=_what_exists(graph))
     name = re.sub(r"(?<=[\w.@])[+-]\d+$|^[+-]\d+$", "", target.rpartition("@")[2])

@@ -1,12 +1,12 @@
-"""The runbook `rollback`: what is lost, salvage, downgrade, verify. Layer 5; writes."""
+"""The runbook `rollback`: what is lost, ways back, salvage, downgrade, verify. Layer 5; writes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from playbook import archive, salvage
+from playbook import archive, salvage, ways_back
 from playbook.database import advisory_lock
 from playbook.errors import GuardRefused
 from playbook.execution import (
@@ -21,7 +21,7 @@ from playbook.journal import Run
 from playbook.parameters import Common, one_of
 from playbook.plan import build_plan
 from playbook.preflight import Question, check
-from playbook.present import count
+from playbook.present import count, note
 from playbook.receipts import known_receipts
 from playbook.records import (
     Applied,
@@ -30,18 +30,22 @@ from playbook.records import (
     Checks,
     Comparison,
     DataChecks,
+    Finding,
     Integrity,
     Loss,
     Note,
     Outcome,
     Plan,
+    Receipt,
     RevisionGraph,
     Salvage,
+    Severity,
     Snapshot,
+    WaysBack,
 )
 from playbook.revisions import check_target, join
 from playbook.snapshot import holds_rows
-from playbook.statements import locks_taken
+from playbook.statements import has_statements, locks_taken
 from playbook.verification import find_integrity, run_checks
 
 __all__ = [
@@ -59,6 +63,7 @@ __all__ = [
     "show_target",
     "take_backup",
     "take_before_snapshot",
+    "weigh_ways",
     "write_salvage",
 ]
 
@@ -120,16 +125,55 @@ def check_preflight(run: Run[Parameters]) -> Checks:
             graph=run.graph,
             tables=plan.tables,
             locks=locks_taken(plan.sql, plan.tables),
-            receipts=known_receipts(run.target, run.server, run.parameters.output_dir),
+            receipts=_receipts(run),
             backup_folder=archive.backup_folder(run.target, BACKUPS),
         )
-        return run.keep("preflight", run.must_pass(check(run.target, run.server, question)))
+        checks = check(run.target, run.server, question)
+        checks = Checks((*checks.findings, _empty_downgrades(plan)))
+        return run.keep("preflight", run.must_pass(checks))
+
+
+def _empty_downgrades(plan: Plan) -> Finding:
+    """Warn of downgrades that do nothing: what their upgrades made stays, without a revision."""
+    empty = [step.revision for step in plan.steps if not has_statements(step.sql)]
+    if empty:
+        return Finding(
+            "empty-downgrade",
+            Severity.WARN,
+            join(empty),
+            "The downgrade does nothing: what the upgrade made stays, and the version table will "
+            "not show it.",
+            "Write the downgrade, or be sure that the upgrade can run again over what stays.",
+        )
+    return Finding("empty-downgrade", Severity.OK, "downgrades", "Each one has statements.")
 
 
 def find_loss(run: Run[Parameters]) -> Loss:
     """Return every table and column that the plan drops, with the rows in it now."""
-    plan = run.require("plan", Plan)
-    return run.keep("loss", salvage.find_loss(run.target, plan, version_table=run.version_table))
+    return run.keep("loss", _count_loss(run, run.require("plan", Plan)))
+
+
+def _count_loss(run: Run[Parameters], plan: Plan) -> Loss:
+    since = ways_back.applied_in(_receipts(run), plan)
+    return salvage.find_loss(run.target, plan, version_table=run.version_table, since=since)
+
+
+def _receipts(run: Run[Parameters]) -> list[Receipt]:
+    return known_receipts(run.target, run.server, run.parameters.output_dir)
+
+
+def weigh_ways(run: Run[Parameters]) -> WaysBack:
+    """Return the ways to be rid of the upgrade, what each loses and takes, and which is advised."""
+    plan, loss = run.require("plan", Plan), run.require("loss", Loss)
+    receipts = _receipts(run)
+    xids = ways_back.applied_in(receipts, plan)
+    facts = ways_back.Facts(
+        loss=loss,
+        backup=ways_back.newest_backup(run.target, run.server, plan, BACKUPS),
+        rows_since=ways_back.rows_since(run.target, xids, plan, run.version_table),
+        downgrade_s=ways_back.downgrade_time(receipts, plan),
+    )
+    return run.keep("ways", ways_back.weigh_ways(plan, facts))
 
 
 def write_salvage(run: Run[Parameters]) -> Salvage | Note:
@@ -200,7 +244,7 @@ def run_rollback(run: Run[Parameters]) -> Applied | Note:
     """
     run.must_be_first("applied")
     plan = run.require("plan", Plan)
-    for step, kind in (("preflight", Checks), ("loss", Loss)):
+    for step, kind in (("preflight", Checks), ("loss", Loss), ("ways", WaysBack)):
         run.require(step, kind)
     for step in ("salvage", "backup"):
         run.require(step, object)
@@ -219,19 +263,36 @@ def run_rollback(run: Run[Parameters]) -> Applied | Note:
         run.note("rollback begins", plan_sha256=plan.sha256, revision_files=files)
         run.settle_interrupted()
         run.write_history()
-        return run.keep("applied", execute(run, plan, check_lock))
+        return run.keep("applied", _undo(run, plan, check_lock))
 
 
 def _check_loss(run: Run[Parameters], plan: Plan) -> None:
-    """Refuse if rows came to what is dropped since it was counted and salvaged."""
-    before = run.require("loss", Loss)
-    now = salvage.find_loss(run.target, plan, version_table=run.version_table)
+    """Refuse if the rows of a table that is dropped whole changed since they were counted.
+
+    Whoever writes to such a table will miss it. The columns of one that stays are another matter:
+    its rows are written all the time, and what comes late is saved by the revision itself.
+    """
+    before, now = ({i for i in loss.items if not i.column}
+                   for loss in (run.require("loss", Loss), _count_loss(run, plan)))  # fmt: skip
     if now != before:
         raise GuardRefused(
             "What would be destroyed has changed since it was salvaged: the application writes "
-            "to it.",
+            f"to {join(sorted({item.table for item in now ^ before}))}.",
             remedy="Stop those writes, then run the notebook's cells from the top.",
         )
+
+
+def _undo(run: Run[Parameters], plan: Plan, check_lock: Callable[[], None]) -> Applied:
+    """Run the downgrades; each saves the rows that came since the salvage before it drops them."""
+    saved = run.taken("salvage", Salvage)
+    late = salvage.late_rows(run.target, plan, run.require("loss", Loss), saved)
+    try:
+        return execute(run, plan, check_lock, late_rows=late)
+    finally:
+        if saved and (renewed := salvage.renew_manifest(saved)) != saved:
+            run.keep("salvage", renewed)
+            run.note("rows that came after the salvage were added to it")
+            note("Rows that came after the salvage were added to it.")
 
 
 def compare_data(run: Run[Parameters]) -> Comparison | Note:

@@ -12,6 +12,7 @@ sees every statement, and reads the locks just before each commit.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import json
@@ -84,6 +85,10 @@ class WrongDatabaseError(Exception):
 
 class WrongRevisionError(Exception):
     """The version table does not hold what the plan starts from."""
+
+
+class LateRowsError(Exception):
+    """Rows came to what a revision destroys, and there is no way to save them."""
 
 
 class Observer:
@@ -400,9 +405,18 @@ class Runner:
                 if request["direction"] == "upgrade"
                 else MigrationStep.downgrade_from_script
             )
+            step = make(self.script.revision_map, script)
+            own = step.migration_fn
+
+            @functools.wraps(own)
+            def save_then_run(**options: Any) -> Any:
+                self.save_late_rows(context, request.get("late_rows", ()))
+                return own(**options)
+
+            step.migration_fn = save_then_run
             self.observer.recording = True
             started = time.monotonic()
-            yield make(self.script.revision_map, script)
+            yield step
             result["duration_s"] = time.monotonic() - started
             self.observer.recording = False
 
@@ -414,6 +428,28 @@ class Runner:
         self.run_env(one_step)
         result["duration_s"] = time.monotonic() - started
         return dict(result, **self.observer.summary())
+
+    def save_late_rows(
+        self, context: MigrationContext, tables: Iterable[Mapping[str, str]]
+    ) -> None:
+        """Keep others out of what is about to be destroyed, and save what came last.
+
+        Runs inside the revision's transaction, whose end frees the locks.
+        """
+        counted, literally = self.observer.statements, {"no_parameters": True}
+        for table in tables:
+            connection: Any = context.connection
+            connection.exec_driver_sql(table["lock"], execution_options=literally)
+            found = connection.exec_driver_sql(table["query"], execution_options=literally)
+            rows = [tuple(row) for row in found]
+            if rows and not table["path"]:
+                raise LateRowsError(
+                    "%d rows of %s were written after what it holds was saved"
+                    % (len(rows), table["table"])
+                )
+            if rows:
+                append_rows(table["path"], rows)
+        self.observer.statements = counted
 
     def stamp(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Set the version table to some revisions without running anything."""
@@ -453,6 +489,16 @@ class Runner:
         )
         operations = context.generated_revisions[-1].upgrade_ops_list
         return [line for ops in operations for line in flatten(ops.as_diffs())]
+
+
+def append_rows(path: str, rows: Iterable[tuple[Any, ...]]) -> None:
+    """Append rows of text to a CSV file as COPY writes them, and wait for the disk."""
+    with open(path, "a", encoding="utf-8", newline="") as file:
+        for row in rows:
+            fields = ['"%s"' % f.replace('"', '""') if f is not None else "" for f in row]
+            file.write(",".join(fields) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def describe(script: Script, digest: str) -> dict[str, Any]:

@@ -32,6 +32,7 @@ __all__ = [
     "read_snapshot",
     "take_snapshot",
     "write_snapshot",
+    "written_since",
 ]
 
 NULL_HASH = 7
@@ -102,14 +103,22 @@ def count_written_after(connection: Connection, tables: Sequence[str], xid: int)
     """Return how many rows of each table were inserted or updated after a transaction.
 
     Args:
-        xid: a 64-bit transaction id of this server (`playbook.records.StepResult.xids`), less than
-            2 billion transactions old.
-
-    Source: the system column xmin, age(xid); a row that was not written for longer than that, and
-    not since frozen by a rewrite, is taken for a new one.
+        xid: a 64-bit transaction id of this server (`playbook.records.StepResult.xids`).
     """
-    query = sql.SQL("SELECT count(*) FROM {} WHERE age(xmin) < age({})")
-    return _count_each(connection, query, tables, _xid(xid))
+    query = sql.SQL("SELECT count(*) FROM {} WHERE {}")
+    return _count_each(connection, query, tables, written_since(xid + 1))
+
+
+def written_since(xid: int) -> sql.Composable:
+    """Return the condition that a transaction, or one that began after it, wrote the row.
+
+    Args:
+        xid: a 64-bit transaction id of this server, less than 2 billion transactions old.
+
+    Source: the system column xmin, age(xid). A row that was not written for longer than 2 billion
+    transactions is taken for a new one, unless a rewrite has frozen it since.
+    """
+    return sql.SQL("age(xmin) <= age({})").format(_xid(xid))
 
 
 def count_written_by(
@@ -127,9 +136,9 @@ def count_written_by(
 
 
 def _count_each(
-    connection: Connection, query: sql.SQL, tables: Sequence[str], xids: sql.Composable
+    connection: Connection, query: sql.SQL, tables: Sequence[str], condition: sql.Composable
 ) -> dict[str, int]:
-    return {t: fetch(connection, query.format(identifier(t), xids))[0][0] for t in tables}
+    return {t: fetch(connection, query.format(identifier(t), condition))[0][0] for t in tables}
 
 
 def _xid(xid: int) -> sql.Composable:

@@ -5,6 +5,7 @@ Reads text only: no database, so a name without a schema is taken to be in ``pub
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ __all__ = [
     "Statement",
     "created_tables",
     "dropped_objects",
+    "has_statements",
     "locks_taken",
     "read_statements",
     "tables_in",
@@ -98,6 +100,22 @@ def created_tables(text: str) -> set[str]:
         for statement in _parse(text)
         if isinstance(statement, ast.CreateStmt)
     }
+
+
+def has_statements(text: str) -> bool:
+    """Say whether SQL does anything besides transactions and a change of Alembic's own table.
+
+    That table is known by what is written to it: a row of it holds nothing but version_num.
+    """
+    own = re.compile(r"version_num\b", re.IGNORECASE)
+    for part in _split(text):
+        statement = _parse_one(part)
+        is_own = isinstance(
+            statement, (ast.InsertStmt, ast.UpdateStmt, ast.DeleteStmt, ast.CreateStmt)
+        ) and own.search(part)
+        if not isinstance(statement, ast.TransactionStmt) and not is_own:
+            return statement is not None or bool(_without_comments(part).strip())
+    return False
 
 
 def _subject(statement: Any) -> str:

@@ -51,6 +51,8 @@ from playbook.records import (
     TableSizes,
     TableSnapshot,
     UnvalidatedConstraint,
+    WayBack,
+    WaysBack,
 )
 
 EVIL = '<script>alert("x")</script>&Größe文書\x1b[31m\n\u202e'
@@ -59,9 +61,9 @@ START = datetime(2026, 11, 23, 8, 0, 0, tzinfo=UTC)
 RUN = Path("/home/secret-user/project/runs/20261123T080000Z-upgrade-sandbox")
 PARTS = {
     "Blocker", "ColumnSnapshot", "DataCheckResult", "Difference", "Finding", "Hazard",
-    "InvalidIndex",
+    "InvalidIndex", "LateRows",
     "LossItem", "PlanStep", "Receipt", "Revision", "SalvagedFile", "ServerInfo", "Severity",
-    "StepResult", "TableSize", "TableSnapshot", "UnvalidatedConstraint",
+    "StepResult", "WayBack", "TableSize", "TableSnapshot", "UnvalidatedConstraint",
 }  # fmt: skip
 """Records that are shown only within others, or by nobody."""
 
@@ -169,7 +171,12 @@ SAMPLES: dict[str, Any] = {
             ),
         )
     ),
-    "Loss": Loss((LossItem("rag.tags", "", 40), LossItem("rag.chunks", "title", 98_700))),
+    "Loss": Loss(
+        (
+            LossItem("rag.tags", "", 40, (("id", 40), ("name", 38)), 3),
+            LossItem("rag.chunks", "title", 98_700),
+        )
+    ),
     "Salvage": Salvage(RUN / "salvage", (
         SalvagedFile("rag.chunks", ("id", "title"), 98_700, RUN / "salvage" / "rag.chunks.csv.gz",
                      1_258_291, SHA),
@@ -187,6 +194,14 @@ SAMPLES: dict[str, Any] = {
     "Snapshot": Snapshot("sandbox", "2026-11-23T08:00:00Z", ("0003_chunks",), (
         TableSnapshot("app", "users", 12_345, (ColumnSnapshot("id", "bigint", True, 12_345, "1"),)),
     )),
+    "WaysBack": WaysBack(
+        (
+            WayBack("downgrade", "40 rows in 1 table", "1.20 s when last done here", "unused"),
+            WayBack("fix forward", "nothing", "a new revision", "in use"),
+        ),
+        "fix forward",
+        "3 rows came since the upgrade.",
+    ),
     "Note": Note("There is nothing to compare yet."),
     "Outcome": Outcome(
         outcome="succeeded", runbook="upgrade", summary="The database is at 0005_merge.",

@@ -1,0 +1,319 @@
+"""A rollback loses nothing that its salvage does not bring back, and says what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builders import SECOND, TABLE, Project, Script, execute
+from playbook import rollback, upgrade, ways_back
+from playbook.database import connect, fetch, fetch_value
+from playbook.errors import MigrationFailed, SettingsError
+from playbook.journal import Run
+from playbook.records import Checks, Loss, LossItem, Salvage, Severity, WaysBack
+from playbook.snapshot import take_snapshot
+from playbook.targets import PROJECT_INI, Target
+from steps import Namespace, at, go, picture, runs
+
+Small = Callable[..., Namespace]
+COLUMN = Script(
+    execute("ALTER TABLE a ADD COLUMN note text"), execute("ALTER TABLE a DROP COLUMN note")
+)
+
+
+def sql(target: Target, *statements: str) -> None:
+    with connect(target) as connection, connection.cursor() as cursor:
+        for statement in statements:
+            cursor.execute(statement)
+
+
+def loaded(target: Target, folder: Path, run_psql: Callable[..., Any]) -> None:
+    """Run a salvage's load.sql, as its first line tells to."""
+    text = (folder / "load.sql").read_text()
+    done = run_psql(target, f"\\cd '{folder}'\n{text}")
+    assert done.returncode == 0, done.stderr
+
+
+def salvage_of(namespace: Namespace) -> Path:
+    return (
+        Path(namespace["alembic_ini"]).parent / "runs" / runs(namespace)[-1]["run_id"] / "salvage"
+    )
+
+
+def test_what_the_application_wrote_is_back_after_rollback_upgrade_and_load(
+    legacy_database: Target, staging: Callable[..., Project], run_psql: Callable[..., Any]
+) -> None:
+    project = staging({})
+    project.ini.write_text(PROJECT_INI.read_text().replace("%(here)s", str(PROJECT_INI.parent)))
+    namespace = {
+        "database": f"sandbox:{legacy_database.database}",
+        "alembic_ini": str(project.ini),
+    }
+    go(upgrade, namespace)
+    sql(
+        legacy_database,
+        "UPDATE users SET email = 'real' || id || '@example.org', is_verified = true "
+        "WHERE id % 3 = 0",
+        "INSERT INTO rag_corpora (user_id, name, embedding_model, embedding_dimensions) "
+        "SELECT user_id, 'faq, with \"quotes\"', 'm', 3 FROM users WHERE id IN (3, 4)",
+        "INSERT INTO rag_documents (corpus_id, title, source_uri, content, content_sha256) "
+        "SELECT id, 't', nullif(n, 3)::text, E'two\\nlines', lpad(to_hex(n), 64, '0') "
+        "FROM rag_corpora, generate_series(1, 20) AS n",
+    )
+    before = take_snapshot(legacy_database, ()).tables
+
+    go(rollback, namespace, target="000_baseline")
+    folder = salvage_of(namespace)
+    go(upgrade, namespace)
+    assert take_snapshot(legacy_database, ()).tables != before
+    loaded(legacy_database, folder, run_psql)
+
+    assert take_snapshot(legacy_database, ()).tables == before
+    sql(
+        legacy_database,
+        "INSERT INTO rag_corpora (user_id, name, embedding_model, embedding_dimensions) "
+        "SELECT user_id, 'its id follows those that came back', 'm', 3 FROM users WHERE id = 1",
+    )
+
+
+def test_loss_tells_rows_values_and_what_came_since_the_upgrade(
+    small: Small, fresh_database: Target
+) -> None:
+    filled = Script(
+        SECOND.upgrade
+        + "\n"
+        + execute("ALTER TABLE b ADD COLUMN x text", "INSERT INTO b VALUES (1), (2)"),
+        SECOND.downgrade,
+    )
+    namespace = small({"a1": TABLE, "b2": filled, "c3": COLUMN}, to="head")
+    sql(
+        fresh_database,
+        "INSERT INTO b VALUES (3, 'new')",
+        "INSERT INTO a VALUES (1, 'note'), (2, NULL)",
+    )
+
+    run: Run[Any] = go(rollback, namespace, before="write_salvage", target="a1")
+
+    loss = run.require("loss", Loss)
+    assert loss.items == (
+        LossItem("public.b", "", 3, (("id", 3), ("x", 1)), 1),
+        LossItem("public.a", "note", 1, (), 1),
+    )
+    ways = run.require("ways", WaysBack)
+    assert ways.advised == "fix forward"
+    assert "2 rows or values came since the upgrade" in ways.reason
+    assert [way.way for way in ways.ways] == ["downgrade", "restore", "fix forward"]
+    assert "3 rows in 1 table and 1 value in 1 column, 2 of them" in ways.ways[0].loses
+
+
+def test_downgrade_is_advised_where_all_was_made_by_the_upgrade(
+    small: Small, fresh_database: Target
+) -> None:
+    filled = Script(
+        SECOND.upgrade + "\n" + execute("INSERT INTO b VALUES (1), (2)"), SECOND.downgrade
+    )
+    namespace = small({"a1": TABLE, "b2": filled}, to="head")
+
+    first: Run[Any] = go(rollback, namespace, before="write_salvage")
+    assert first.require("ways", WaysBack).advised == "downgrade"
+    assert first.require("loss", Loss).items[0].written_since == 0
+
+    go(rollback, namespace)
+    go(upgrade, namespace)
+    again: Run[Any] = go(rollback, namespace, before="write_salvage")
+    assert "when last done here" in again.require("ways", WaysBack).ways[0].takes
+
+
+def test_restore_is_priced_by_the_backup_at_the_place_that_the_plan_leads_to(
+    small: Small, fresh_database: Target
+) -> None:
+    namespace = small({"a1": TABLE, "b2": COLUMN})
+    sql(fresh_database, "INSERT INTO a VALUES (1), (2)")
+    go(upgrade, namespace)
+    sql(fresh_database, "INSERT INTO a VALUES (3, 'x'), (4, 'y'), (5, NULL)")
+
+    run: Run[Any] = go(rollback, namespace, before="write_salvage")
+
+    restore = run.require("ways", WaysBack).ways[1]
+    assert "(3 rows since the upgrade)" in restore.loses
+    assert Path(runs(namespace)[-1]["backup"]).name in restore.takes
+
+
+def test_upgrade_that_the_playbook_did_not_run_has_an_unknown_price(
+    small: Small, fresh_database: Target
+) -> None:
+    namespace = small({"a1": TABLE, "b2": COLUMN}, to="")
+    sql(
+        fresh_database,
+        "CREATE TABLE a (id int PRIMARY KEY, note text)",
+        "INSERT INTO a VALUES (1, 'x')",
+        "CREATE TABLE alembic_version (version_num varchar(32) PRIMARY KEY)",
+        "INSERT INTO alembic_version VALUES ('b2')",
+    )
+
+    run: Run[Any] = go(rollback, namespace, before="write_salvage")
+
+    assert run.require("loss", Loss).items == (LossItem("public.a", "note", 1, (), -1),)
+    ways = run.require("ways", WaysBack)
+    assert ways.advised == "fix forward"
+    assert "not known" in ways.reason
+    assert ways.ways[1].loses == "not possible: no backup at a1 is known"
+
+
+def test_rows_are_not_counted_for_longer_than_the_limit(
+    small: Small, fresh_database: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    namespace = small({"a1": TABLE, "b2": COLUMN}, to="head")
+    sql(fresh_database, "INSERT INTO a SELECT n, 'x' FROM generate_series(1, 200000) AS n")
+    monkeypatch.setattr(ways_back, "COUNT_LIMIT", "1ms")
+
+    run: Run[Any] = go(rollback, namespace, before="write_salvage")
+
+    assert "since the upgrade" not in run.require("ways", WaysBack).ways[1].loses
+
+
+def test_values_written_after_the_salvage_are_saved_by_the_downgrade_itself(
+    small: Small, fresh_database: Target, run_psql: Callable[..., Any]
+) -> None:
+    namespace = small({"a1": TABLE, "b2": COLUMN}, to="head")
+    sql(fresh_database, "INSERT INTO a VALUES (1, 'old'), (2, 'stays'), (3, 'to be null')")
+
+    def write() -> None:
+        sql(
+            fresh_database,
+            "UPDATE a SET note = E'new, \"quoted\"\\n' WHERE id = 1",
+            "UPDATE a SET note = NULL WHERE id = 3",
+            "INSERT INTO a VALUES (4, '')",
+        )
+
+    go(rollback, namespace, meanwhile={"run_rollback": write})
+    folder = salvage_of(namespace)
+    go(upgrade, namespace)
+    loaded(fresh_database, folder, run_psql)
+
+    with connect(fresh_database) as connection:
+        assert fetch(connection, "SELECT id, note FROM a ORDER BY id") == [
+            (1, 'new, "quoted"\n'), (2, "stays"), (3, None), (4, ""),
+        ]  # fmt: skip
+    events = [e["what"] for e in runs(namespace)[-2]["events"]]
+    assert "rows that came after the salvage were added to it" in events
+
+
+def test_first_row_of_an_empty_table_that_comes_late_stops_the_downgrade(
+    small: Small, fresh_database: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    namespace = small({"a1": TABLE, "b2": SECOND}, to="head")
+    real = rollback.salvage.late_rows
+
+    def late_rows(*arguments: Any) -> Any:  # after all that could have seen the row
+        found = real(*arguments)
+        sql(fresh_database, "INSERT INTO b VALUES (1)")
+        return found
+
+    monkeypatch.setattr(rollback.salvage, "late_rows", late_rows)
+    with pytest.raises(MigrationFailed, match="The application writes to what would be destroyed"):
+        go(rollback, namespace)
+
+    assert at(fresh_database) == ["b2"]
+    with connect(fresh_database) as connection:
+        assert fetch_value(connection, "SELECT count(*) FROM b") == 1
+
+
+def test_late_row_of_a_table_without_a_key_stops_the_downgrade(
+    small: Small, fresh_database: Target
+) -> None:
+    keyless = Script(execute("CREATE TABLE a (id int)"), execute("DROP TABLE a"))
+    namespace = small({"a1": keyless, "b2": COLUMN}, to="head")
+    sql(fresh_database, "INSERT INTO a VALUES (1, 'one')")
+
+    def write() -> None:
+        sql(fresh_database, "UPDATE a SET note = 'two'")
+
+    with pytest.raises(MigrationFailed, match="1 rows of public.a were written after"):
+        go(rollback, namespace, meanwhile={"run_rollback": write})
+
+    assert at(fresh_database) == ["b2"]
+    with connect(fresh_database) as connection:
+        assert fetch(connection, "SELECT id, note FROM a") == [(1, "two")]
+
+
+def test_manifest_tells_the_hash_of_a_file_with_its_late_rows(
+    small: Small, fresh_database: Target
+) -> None:
+    namespace = small({"a1": TABLE, "b2": COLUMN}, to="head")
+    sql(fresh_database, "INSERT INTO a VALUES (1, 'old')")
+    with rollback.open_run(namespace) as run:
+        for step in ("plan_rollback", "check_preflight", "find_loss", "weigh_ways",
+                     "write_salvage", "take_backup", "take_before_snapshot"):  # fmt: skip
+            getattr(rollback, step)(run)
+        first = run.require("salvage", Salvage).files[0]
+        sql(fresh_database, "UPDATE a SET note = 'new'")
+        rollback.run_rollback(run)
+        second = run.require("salvage", Salvage).files[0]
+
+    assert first.sha256 != second.sha256
+    assert second.path.read_text() == 'id,note\n1,old\n"1","new"\n'
+    assert second.sha256 in (second.path.parent / "salvage.json").read_text()
+
+
+@pytest.mark.parametrize(
+    "body", ["raise NotImplementedError('no way back')", "raise RuntimeError('no way back')"]
+)
+def test_downgrade_that_raises_is_refused_before_anything_is_run(
+    small: Small, fresh_database: Target, body: str
+) -> None:
+    namespace = small({"a1": TABLE, "b2": Script(SECOND.upgrade, body)}, to="head")
+    before = picture(fresh_database)
+
+    with pytest.raises(MigrationFailed) as caught:
+        go(rollback, namespace)
+
+    assert "The downgrade of b2 cannot be planned: " in str(caught.value)
+    assert "Error: no way back. Nothing was changed." in str(caught.value)
+    assert picture(fresh_database) == before
+
+
+def test_downgrade_that_does_nothing_is_named(small: Small) -> None:
+    namespace = small({"a1": TABLE, "b2": Script(SECOND.upgrade, "pass")}, to="head")
+
+    run: Run[Any] = go(rollback, namespace, before="find_loss")
+
+    (finding,) = [f for f in run.require("preflight", Checks).findings
+                  if f.code == "empty-downgrade"]  # fmt: skip
+    assert (finding.severity, finding.subject) == (Severity.WARN, "b2")
+
+
+BRANCHES = {
+    "a1": TABLE,
+    "b2": Script(SECOND.upgrade, SECOND.downgrade, down="a1", labels=("left",)),
+    "c3": Script(
+        execute("CREATE TABLE c (id int)"), execute("DROP TABLE c"), down="a1", labels=("right",)
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("target", "left"),
+    [("b2@-1", ["c3"]), ("left@-1", ["c3"]), ("right@-1", ["b2"]), ("a1", ["a1"]), ("base", [])],
+)
+def test_branches_are_rolled_back_as_alembic_names_them(
+    small: Small, fresh_database: Target, target: str, left: list[str]
+) -> None:
+    namespace = small(BRANCHES, to="heads")
+
+    assert go(rollback, namespace, target=target).outcome == "succeeded"
+
+    assert at(fresh_database) == left
+
+
+def test_step_back_from_two_heads_asks_which_one(small: Small, fresh_database: Target) -> None:
+    namespace = small(BRANCHES, to="heads")
+    before = picture(fresh_database)
+
+    with pytest.raises(SettingsError, match=r"it is at b2, c3\..* -r target b2@-1 or c3@-1"):
+        go(rollback, namespace, target="-1")
+
+    assert picture(fresh_database) == before
