@@ -8,6 +8,7 @@ Checked on PostgreSQL 15, 16 and 18.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import psycopg2.errors
 from psycopg2.extensions import connection as Connection
@@ -18,7 +19,10 @@ from playbook.records import Blocker, InvalidIndex, TableSize, UnvalidatedConstr
 
 __all__ = [
     "HISTORY_SCHEMA",
+    "Activity",
     "TableColumns",
+    "activity",
+    "blockers_of",
     "droppable_schemas",
     "generated_columns",
     "holders",
@@ -28,6 +32,7 @@ __all__ = [
     "open_transactions",
     "parents_first",
     "prepared_transactions",
+    "progress_of",
     "relation_exists",
     "sequence_columns",
     "standbys",
@@ -129,6 +134,43 @@ HOLDERS = f"""{_SESSION}
 ORDER BY a.xact_start
 """
 
+BLOCKERS = f"{_SESSION}  AND a.pid = ANY (pg_blocking_pids(%s)) ORDER BY a.xact_start"
+
+ACTIVITY = """
+SELECT coalesce(state, '?'), coalesce(regexp_replace(query, '\\s+', ' ', 'g'), ''),
+       extract(epoch FROM clock_timestamp()
+               - CASE state WHEN 'active' THEN query_start ELSE state_change END)::float,
+       coalesce(wait_event_type = 'Lock', false)
+FROM pg_stat_activity WHERE pid = %s
+"""
+
+PROGRESS = (
+    """
+    SELECT 'building an index: ' || phase
+           || CASE WHEN lockers_total > 0
+                   THEN ', ' || lockers_done || ' of ' || lockers_total || ' sessions awaited'
+                   ELSE '' END
+           || coalesce(', held up by pid ' || nullif(current_locker_pid, 0), ''),
+           CASE WHEN blocks_total > 0 THEN 100.0 * blocks_done / blocks_total
+                WHEN tuples_total > 0 THEN 100.0 * tuples_done / tuples_total END
+    FROM pg_stat_progress_create_index WHERE pid = %s
+    """,
+    """
+    SELECT 'rewriting the table: ' || phase,
+           100.0 * heap_blks_scanned / nullif(heap_blks_total, 0)
+    FROM pg_stat_progress_cluster WHERE pid = %s
+    """,
+    """
+    SELECT 'copied ' || tuples_processed || ' rows',
+           100.0 * bytes_processed / nullif(bytes_total, 0)
+    FROM pg_stat_progress_copy WHERE pid = %s
+    """,
+)
+"""A line and how much of its phase is done in per cent (NULL: not known), where there is one.
+
+Source: PostgreSQL's documentation, "Progress Reporting"; COPY's from 14 on.
+"""
+
 MISSING_PRIVILEGES = f"""
 SELECT 'schema ' || nspname || ': CREATE' FROM pg_namespace
 WHERE nspname = current_schema() AND NOT has_schema_privilege(oid, 'CREATE')
@@ -204,6 +246,41 @@ def holders(connection: Connection, locks: Mapping[str, str]) -> list[Blocker]:
     pairs = [(table, mode) for table, wanted in locks.items() for mode in conflicting(wanted)]
     tables, modes = [table for table, _ in pairs], [mode for _, mode in pairs]
     return [_blocker(row) for row in fetch(connection, HOLDERS, (tables, modes))]
+
+
+@dataclass(frozen=True)
+class Activity:
+    """What a session is doing: its state, its statement in one line, and for how long.
+
+    ``for_s`` is since the statement began or, where none runs, since the last one ended.
+    """
+
+    state: str
+    query: str
+    for_s: float
+    waits_for_lock: bool
+
+
+def activity(connection: Connection, pid: int) -> Activity | None:
+    """Return what a session is doing; None if it is gone.
+
+    Source: pg_stat_activity; of another role's session only members of pg_read_all_stats see more
+    than that it is there.
+    """
+    rows = fetch(connection, ACTIVITY, (pid,))
+    return Activity(*rows[0]) if rows else None
+
+
+def blockers_of(connection: Connection, pid: int) -> list[Blocker]:
+    """Return the sessions that a session waits for, the oldest first."""
+    return [_blocker(row) for row in fetch(connection, BLOCKERS, (pid,))]
+
+
+def progress_of(connection: Connection, pid: int) -> list[str]:
+    """Return how far the statement of a session is, in words, where PostgreSQL counts that."""
+    views = PROGRESS if connection.server_version >= 140000 else PROGRESS[:2]
+    rows = [row for view in views for row in fetch(connection, view, (pid,))]
+    return [text if share is None else f"{text}, {share:.0f} % of it" for text, share in rows]
 
 
 def missing_privileges(connection: Connection) -> list[str]:

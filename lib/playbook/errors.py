@@ -10,6 +10,8 @@ PlaybookError
 │   └── PrivilegeMissing SQLSTATE 42501
 ├── WrongDatabase        env.py reached another database than the target
 ├── MigrationFailed      a revision failed; carries where the database is now
+│   ├── AlembicDied      the process that ran Alembic is gone
+│   └── MigrationStopped somebody stopped the run: an interrupt, or the kernel's end
 ├── BackupFailed         no usable backup was made, or an existing one is damaged
 └── VerifyFailed         the data or the schema are not what they must be
 
@@ -22,12 +24,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 __all__ = [
+    "AlembicDied",
     "BackupFailed",
     "CannotConnect",
     "DatabaseError",
     "GuardRefused",
     "LockNotAcquired",
     "MigrationFailed",
+    "MigrationStopped",
     "PlaybookError",
     "PrivilegeMissing",
     "SettingsError",
@@ -154,10 +158,18 @@ class MigrationFailed(PlaybookError):
         super().__init__(problem, state=state, remedy=remedy)
 
 
+class AlembicDied(MigrationFailed):
+    """The process that ran Alembic ended by itself, or was killed."""
+
+
+class MigrationStopped(MigrationFailed):
+    """Somebody stopped the run; the revision under way was rolled back."""
+
+
 def explain(error: BaseException) -> str:
     """Return what failed in one sentence: the statement, the server's words, the SQLSTATE."""
     if not isinstance(error, PlaybookError):
-        return "it was interrupted."
+        return "it was told to stop."
     statement = " ".join(getattr(error, "statement", "").split())
     sqlstate = getattr(error, "sqlstate", "")
     shown = statement if len(statement) <= SHOWN_STATEMENT else f"{statement[:SHOWN_STATEMENT]}..."

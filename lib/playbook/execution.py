@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -10,7 +11,8 @@ from typing import Any
 
 from playbook import archive
 from playbook.apply import Limits, apply_plan
-from playbook.errors import GuardRefused, MigrationFailed, PlaybookError, explain
+from playbook.errors import GuardRefused, MigrationFailed, PlaybookError
+from playbook.failures import WORDS, find_place, is_through, tell_failure
 from playbook.journal import Run
 from playbook.present import dump_progress, note, progress
 from playbook.records import (
@@ -26,6 +28,7 @@ from playbook.records import (
 )
 from playbook.revisions import join
 from playbook.snapshot import holds_rows, write_snapshot
+from playbook.targets import parse_duration_s
 from playbook.verification import compare
 
 __all__ = [
@@ -37,6 +40,7 @@ __all__ = [
     "compare_with_before",
     "execute",
     "go_back",
+    "read_limits",
     "save_backup",
     "save_before_snapshot",
 ]
@@ -46,6 +50,29 @@ BACKUPS = "backups"
 BEFORE, AFTER = "snapshot-before.json", "snapshot-after.json"
 DEFAULT_LIMITS = Limits(lock_timeout_s=2.0, give_up_after_s=300.0)
 """As the defaults of `upgrade`."""
+LOCK_TIMEOUT = "2s"
+"""The parameter's default, in whose place that of the target's section stands."""
+
+
+def read_limits(run: Run[Any]) -> Limits:
+    """Return the limits that a runbook's parameters set.
+
+    Raises:
+        SettingsError: one of them is no duration.
+    """
+    given = run.parameters
+    longest = given.lock_timeout if given.lock_timeout != LOCK_TIMEOUT else run.target.lock_timeout
+    statement = given.statement_timeout
+    return Limits(
+        lock_timeout_s=parse_duration_s(longest, name="lock_timeout"),
+        give_up_after_s=parse_duration_s(given.give_up_after, name="give_up_after"),
+        concurrently_timeout_s=parse_duration_s(
+            given.concurrently_timeout, name="concurrently_timeout"
+        ),
+        statement_timeout_s=parse_duration_s(statement, name="statement_timeout")
+        if statement
+        else 0.0,
+    )
 
 
 def check_confirmed(run: Run[Any]) -> None:
@@ -118,20 +145,28 @@ def execute(
         late_rows: per revision, what its transaction saves before its own statements.
 
     Raises:
-        MigrationFailed: a revision failed or the run was interrupted; the sentence says which,
-            why, where the database is now and what to do. ``current`` and ``transactional`` tell
-            the same to the caller.
+        MigrationFailed: a revision failed; the sentence says which, why, where the database is now
+            and which way out is best. ``current`` and ``transactional`` tell the same to the
+            caller.
+        MigrationStopped: an interrupt or a SIGTERM stopped it; the sentence says the same.
     """
     earlier = run.steps
     done: list[StepResult] = []
-    word = {"upgrade": "applied", "downgrade": "undone"}[plan.direction]
+    word = WORDS[plan.direction]
+    began = time.monotonic()
 
     def on_step(result: StepResult, reached: tuple[str, ...]) -> None:
+        nonlocal began
+        began = time.monotonic()
         done.append(result)
         note(f"{result.revision} {word}")
         steps = [*earlier, *done]
         run.note(f"{result.revision} {word}", steps=steps, to_revisions=list(reached))
         run.write_history()
+
+    def on_note(text: str) -> None:
+        note(f"{text[:1].upper()}{text[1:]}.")
+        run.note(text)
 
     try:
         return apply_plan(
@@ -143,71 +178,32 @@ def execute(
             check_lock=check_lock,
             on_progress=progress,
             on_step=on_step,
+            on_note=on_note,
             late_rows=late_rows,
         )
     except (PlaybookError, KeyboardInterrupt) as error:
-        raise _failure(run, plan, error, len(done)) from error
+        failed = plan.steps[min(len(done), len(plan.steps) - 1)]
+        reached = find_place(run)
+        if len(done) < len(plan.steps) and is_through(failed, reached):
+            done.append(_unseen(run, failed, time.monotonic() - began))
+        with suppress(PlaybookError):  # a full disk may be what failed
+            steps, place = [*earlier, *done], list(reached or ())
+            run.note(f"{failed.revision} failed", steps=steps, to_revisions=place)
+        raise tell_failure(run, plan, error, failed, reached, limits) from error
 
 
-def _failure(
-    run: Run[Any], plan: Plan, error: PlaybookError | KeyboardInterrupt, done: int
-) -> MigrationFailed:
-    """Return what is to be said of a plan that failed after some of its revisions."""
-    reached = _place(run)
-    failed = plan.steps[min(done, len(plan.steps) - 1)].revision
-    with suppress(PlaybookError):  # a full disk may be what failed
-        run.note(f"{failed} failed", to_revisions=list(reached or ()))
-    transactional = getattr(error, "transactional", True) and not run.alembic.left_transaction
-    what = f"Revision {failed}" if plan.direction == "upgrade" else f"The downgrade of {failed}"
-    if reached is None:
-        state = "Where the database is now is not known: it cannot be reached."
-        remedy = "Run `status` as soon as it can."
-    elif (failed in reached) == (plan.direction == "upgrade"):
-        word = "applied" if plan.direction == "upgrade" else "undone"
-        state = f"The database is at {join(reached)}: {failed} is {word}; what failed came after."
-        remedy = f"Run `status`, then `{run.runbook}` again to go on."
-    elif transactional:
-        fate = "was not begun" if isinstance(error, GuardRefused) else "was rolled back whole"
-        state = f"The database is at {join(reached)}; {failed} {fate}."
-        remedy = _ways_out(run, plan, done)
-    else:
-        state = (
-            f"The database is at {join(reached)}, with {failed} half-applied: it had left its "
-            "transaction."
-        )
-        remedy = f"Run `status`, undo what it left, then run `{run.runbook}` again."
-    return MigrationFailed(
-        f"{what} failed: {explain(error)}",
-        state=state,
-        remedy=remedy,
-        revision=failed,
-        statement=getattr(error, "statement", ""),
-        sqlstate=getattr(error, "sqlstate", ""),
-        current=reached or (),
-        transactional=transactional and reached is not None,
+def _unseen(run: Run[Any], step: PlanStep, duration_s: float) -> StepResult:
+    """Return what is known of a step that was committed although its process then failed."""
+    return StepResult(
+        revision=step.revision,
+        direction=step.direction,
+        duration_s=duration_s,
+        attempts=1,
+        statements=0,
+        locks=(),
+        rewritten=(),
+        transactional=not run.alembic.committed.left_transaction,
     )
-
-
-def _place(run: Run[Any]) -> tuple[str, ...] | None:
-    """Return where the database is, by a new child if the old one is gone; None: unknown."""
-    try:
-        return run.alembic.current()
-    except PlaybookError:
-        try:
-            run.alembic.restart(run.server)
-            return run.alembic.current()
-        except PlaybookError:
-            return None
-
-
-def _ways_out(run: Run[Any], plan: Plan, done: int) -> str:
-    again = f"Mend the cause and run `{run.runbook}` again"
-    start = join(plan.from_revisions)
-    if run.runbook == "rollback":
-        return f"{again}, or go forward with `upgrade` -r target {start}."
-    if not done or not plan.from_revisions:
-        return f"{again}."
-    return f"{again}, or go back with `rollback` -r target {start}."
 
 
 def go_back(
@@ -242,7 +238,7 @@ def go_back(
             revision=failure.revision,
             statement=failure.statement,
             sqlstate=failure.sqlstate,
-            current=_place(run) or (),
+            current=find_place(run) or (),
         )
     run.went_back = True
     before = run.require("before", Snapshot)

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any, Generic, NoReturn, Self, TypeVar
 
 from playbook.database import connect, server_info
-from playbook.errors import GuardRefused, PlaybookError
+from playbook.errors import GuardRefused, MigrationStopped, PlaybookError
 from playbook.history import settle_history, write_history
+from playbook.interrupts import sigterm_as_interrupt
 from playbook.migrate import Alembic
 from playbook.parameters import Common, read_parameters
 from playbook.present import install_formatters, note, show
@@ -272,12 +273,30 @@ class Run(Generic[P]):
 
     @contextmanager
     def recording_failure(self) -> Iterator[None]:
-        """Write ``failed`` (or ``rolled back``) to receipt and history if the block fails."""
+        """Write ``failed`` (or ``rolled back``, ``interrupted``) if the block fails.
+
+        A SIGTERM ends the block as an interrupt does.
+
+        Raises:
+            MigrationStopped: in place of a KeyboardInterrupt.
+        """
         try:
-            yield
+            with sigterm_as_interrupt():
+                yield
         except GuardRefused as refusal:
             self.begin()
             self.finish("refused", str(refusal))
+            raise
+        except KeyboardInterrupt:
+            stopped = MigrationStopped(
+                f"`{self.runbook}` was told to stop.",
+                state="What its revisions did stands." if self.steps else "No revision was run.",
+                remedy=f"To go on, run `{self.runbook}` again.",
+            )
+            self.finish("interrupted", str(stopped))
+            raise stopped from None
+        except MigrationStopped as stopped:
+            self.finish("interrupted", str(stopped))
             raise
         except BaseException as error:
             outcome = "rolled back" if self.went_back else "failed"

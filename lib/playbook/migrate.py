@@ -22,6 +22,7 @@ from typing import Any, Self
 
 from playbook.database import APPLICATION_NAME, end_session
 from playbook.errors import (
+    AlembicDied,
     GuardRefused,
     LockNotAcquired,
     MigrationFailed,
@@ -36,11 +37,11 @@ __all__ = ["CONCURRENTLY_TIMEOUT", "Alembic", "EventHandler"]
 
 RUNNER = Path(__file__).with_name("runner.py")
 CONCURRENTLY_TIMEOUT = "5min"
-"""lock_timeout of CONCURRENTLY steps: they wait for old snapshots anywhere in the database."""
+"""How long CONCURRENTLY steps may wait, if nobody says otherwise: they wait for old snapshots
+anywhere in the database, and a limit that strikes leaves an invalid index."""
 SESSION = {
     "application_name": APPLICATION_NAME,
     "client_connection_check_interval": "1s",
-    "concurrently_timeout": CONCURRENTLY_TIMEOUT,
 }
 """Settings of every session of the child; the server notices within 1 s if the child died."""
 STOP_WAIT_S = 5.0
@@ -50,6 +51,32 @@ EventHandler = Callable[[Mapping[str, Any]], None]
 
 def ignore_event(event: Mapping[str, Any]) -> None:
     """Take an event and do nothing: the default where nobody watches."""
+
+
+class Committed:
+    """Follows the statements of a revision: which of them no rollback undoes any more.
+
+    ``left_transaction`` tells whether there may be any; ``statements`` are those of which it is
+    known, in their order: the one under way when a revision fails is not among them.
+    """
+
+    def __init__(self) -> None:
+        self.left_transaction = False
+        self.statements: list[str] = []
+        self._open: list[str] = []  # of the transaction under way
+        self._alone: list[str] = []  # the last one, if it ran outside a transaction
+
+    def see(self, event: Mapping[str, Any]) -> None:
+        """Take a ``statement`` event: a statement that is about to run, or that a COMMIT ran."""
+        self.statements += self._alone  # another one follows it, so it was done
+        self._alone = []
+        if event["outside"]:
+            self.left_transaction = True
+        if event["autocommit"] or not event["sql"]:
+            self.statements += self._open
+            self._open = []
+        if event["sql"]:
+            (self._alone if event["autocommit"] else self._open).append(redact(event["sql"]))
 
 
 class Alembic:
@@ -69,8 +96,8 @@ class Alembic:
         self._target = target
         self._session: dict[str, str] = {}
         self._requests = 0
-        self.left_transaction = False
-        """Whether the last revision that was run did something that no rollback undoes."""
+        self.committed = Committed()
+        """What the last revision that was run did that no rollback undoes."""
         self._start()
 
     def _start(self) -> None:
@@ -233,7 +260,7 @@ class Alembic:
             MigrationFailed: any other failure, with the statement and its SQLSTATE.
             WrongDatabase: env.py reached another database.
         """
-        self.left_transaction = False
+        self.committed = Committed()
         try:
             result = self._ask(
                 "run",
@@ -338,8 +365,8 @@ class Alembic:
                 raise self._error(command, event)
             if event["event"] == "session":
                 self.session_pid = event["pid"]
-            if event["event"] == "statement" and event["step"] and event["outside"]:
-                self.left_transaction = True
+            if event["event"] == "statement" and event["step"]:
+                self.committed.see(event)
             on_event(event)
         raise self._died()
 
@@ -353,7 +380,7 @@ class Alembic:
                 remedy=f"Correct python = ... in {self._target.alembic_ini.name}, or install "
                 "Alembic and the driver there.",
             )
-        return MigrationFailed(
+        return AlembicDied(
             f"The process that ran Alembic ended by itself (exit code {code}): "
             f"{_sentence(last[0])}",
             state="PostgreSQL rolled back what it had not committed.",

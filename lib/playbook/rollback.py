@@ -14,6 +14,7 @@ from playbook.execution import (
     check_confirmed,
     compare_with_before,
     execute,
+    read_limits,
     save_backup,
     save_before_snapshot,
 )
@@ -76,6 +77,10 @@ class Parameters(Common):
     confirm: str = ""
     backup: str = "auto"
     dry_run: bool = False
+    lock_timeout: str = "2s"
+    give_up_after: str = "5min"
+    statement_timeout: str = ""
+    concurrently_timeout: str = "5min"
 
 
 def open_run(namespace: Mapping[str, Any]) -> Run[Parameters]:
@@ -83,6 +88,7 @@ def open_run(namespace: Mapping[str, Any]) -> Run[Parameters]:
     run = Run.open("rollback", Parameters, namespace)
     with run.closing_on_error():
         one_of("backup", run.parameters.backup, ("auto", "always", "never"))
+        read_limits(run)
         check_target(run.parameters.target, run.graph, direction="downgrade")
     return run
 
@@ -287,7 +293,7 @@ def _undo(run: Run[Parameters], plan: Plan, check_lock: Callable[[], None]) -> A
     saved = run.taken("salvage", Salvage)
     late = salvage.late_rows(run.target, plan, run.require("loss", Loss), saved)
     try:
-        return execute(run, plan, check_lock, late_rows=late)
+        return execute(run, plan, check_lock, read_limits(run), late_rows=late)
     finally:
         if saved and (renewed := salvage.renew_manifest(saved)) != saved:
             run.keep("salvage", renewed)

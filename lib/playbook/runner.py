@@ -57,7 +57,7 @@ TABLES = (
     "AND n.nspname <> 'information_schema'"
 )
 LOCKS = (
-    "SELECT relation::bigint, mode FROM pg_locks "
+    "SELECT relation::bigint, mode, coalesce(pg_relation_filenode(relation), 0) FROM pg_locks "
     "WHERE pid = pg_backend_pid() AND locktype = 'relation' AND granted "
     "AND mode <> 'SIReadLock'"  # of a SERIALIZABLE transaction: it blocks nobody
 )
@@ -65,7 +65,9 @@ OWN_TRANSACTION = "SELECT txid_current_if_assigned()"
 """NULL for a transaction that has written nothing."""
 IDLE = 0
 """libpq's PQTRANS_IDLE: no transaction is open."""
-TIMEOUT_CHANGE = re.compile(r"lock_timeout|\bRESET\b|\bDISCARD\b", re.IGNORECASE)
+LIMITS = ("lock_timeout", "statement_timeout")
+"""Settings that a project may make stricter than the run's, and not laxer."""
+LIMIT_CHANGE = re.compile(r"lock_timeout|statement_timeout|\bRESET\b|\bDISCARD\b", re.IGNORECASE)
 CONCURRENTLY = re.compile(r"\bCONCURRENTLY\b", re.IGNORECASE)
 LOCK_MODES = (
     "AccessShareLock",
@@ -111,6 +113,7 @@ class Observer:
         self.recording = False
         self.autocommit = False
         self.limited = False
+        self.before_concurrently: dict[str, str] = {}
 
     def listen(self) -> None:
         """Hook every pool and engine of this process, whoever creates them."""
@@ -125,7 +128,7 @@ class Observer:
         self.tables, self.locks, self.rewritten, self.xids = {}, {}, set(), []
         self.statements, self.outside_transaction, self.last_statement = 0, False, ""
         self.record, self.recording = record, False
-        self.autocommit, self.limited = False, False
+        self.autocommit, self.limited, self.before_concurrently = False, False, {}
 
     def on_checkout(self, dbapi_connection: Any, record: Any, proxy: Any) -> None:
         """Check where the session is, then set it up; nothing was written before."""
@@ -159,13 +162,13 @@ class Observer:
         raw = connection.connection
         autocommit = bool(getattr(getattr(raw, "dbapi_connection", raw), "autocommit", False))
         self.autocommit = autocommit
-        if self.recording and not self.limited and "lock_timeout" in self.session:
+        if self.recording and not self.limited:
             self.limited = True  # env.py may have set its own since the session was set up
-            limit_lock_timeout(raw, self.session["lock_timeout"])
+            self.limit(raw)
         if autocommit:
             self.outside_transaction = True
             if CONCURRENTLY.search(statement) and "concurrently_timeout" in self.session:
-                set_setting(raw, "lock_timeout", self.session["concurrently_timeout"])
+                self.give_time(raw)
         text = statement
         if self.recording:
             text = with_values(cursor, statement, parameters, context, executemany)
@@ -202,24 +205,38 @@ class Observer:
         if self.recording and status == IDLE and not self.autocommit:
             self.outside_transaction = True
             self.tell_outside()
-        if self.recording and TIMEOUT_CHANGE.search(statement) and "lock_timeout" in self.session:
-            limit_lock_timeout(raw, self.session["lock_timeout"])
-        if self.outside_transaction and CONCURRENTLY.search(statement):
-            set_setting(raw, "lock_timeout", self.session.get("lock_timeout", "0"))
+        if self.recording and LIMIT_CHANGE.search(statement):
+            self.limit(raw)
+        for setting, value in self.before_concurrently.items():
+            set_setting(raw, setting, value)
+        self.before_concurrently = {}
+
+    def limit(self, raw: Any) -> None:
+        """Bring the session's limits down to the run's where they are longer, or off."""
+        for setting in LIMITS:
+            if setting in self.session:
+                limit_setting(raw, setting, self.session[setting])
+
+    def give_time(self, raw: Any) -> None:
+        """Give CONCURRENTLY its own patience: a limit that strikes leaves an invalid index."""
+        patience = {"lock_timeout": self.session["concurrently_timeout"], "statement_timeout": "0"}
+        for setting, value in patience.items():
+            shown = query(raw, "SELECT current_setting('%s')" % setting)
+            self.before_concurrently[setting] = shown[0][0]
+            set_setting(raw, setting, value)
 
     def on_commit(self, connection: Any) -> None:
         """Read the transaction's id, the locks that it holds and the tables that it rewrote."""
         raw = connection.connection
         self.xids += [int(row[0]) for row in query(raw, OWN_TRANSACTION) if row[0]]
-        for oid, mode in query(raw, LOCKS):
-            name = self.tables.get(int(oid), ("", 0))[0]
-            if name and LOCK_MODES.index(mode) > LOCK_MODES.index(self.locks.get(name, mode)):
+        # One look, at what is locked alone: it is made while others wait for these locks.
+        for oid, mode, filenode in query(raw, LOCKS):
+            name, before = self.tables.get(int(oid), ("", 0))
+            if not name:
+                continue
+            if LOCK_MODES.index(mode) >= LOCK_MODES.index(self.locks.get(name, mode)):
                 self.locks[name] = mode
-            elif name:
-                self.locks.setdefault(name, mode)
-        after = {int(row[0]): (row[1], int(row[2])) for row in query(raw, TABLES)}
-        for oid, (name, filenode) in self.tables.items():
-            if oid in after and after[oid][1] != filenode:
+            if int(filenode) not in (0, before):  # 0: it was dropped
                 self.rewritten.add(name)
 
     def summary(self) -> dict[str, Any]:
@@ -254,14 +271,14 @@ def set_setting(dbapi_connection: Any, setting: str, value: str) -> None:
     )
 
 
-def limit_lock_timeout(dbapi_connection: Any, longest: str) -> None:
-    """Bring lock_timeout down to the run's limit where it is longer, or off."""
+def limit_setting(dbapi_connection: Any, setting: str, longest: str) -> None:
+    """Bring a timeout down to the run's limit where it is longer, or off."""
     limit_ms = query(dbapi_connection, "SELECT extract(epoch FROM interval '%s') * 1000" % longest)
     query(
         dbapi_connection,
-        "SELECT set_config('lock_timeout', '%s', false) FROM pg_settings "
-        "WHERE name = 'lock_timeout' AND (setting::int = 0 OR setting::int > %d)"
-        % (longest, int(limit_ms[0][0])),
+        "SELECT set_config(name, '%s', false) FROM pg_settings "
+        "WHERE name = '%s' AND (setting::int = 0 OR setting::int > %d)"
+        % (longest, setting, int(limit_ms[0][0])),
     )
 
 

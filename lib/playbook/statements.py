@@ -23,6 +23,7 @@ __all__ = [
     "created_tables",
     "dropped_objects",
     "has_statements",
+    "indexes_built_concurrently",
     "locks_taken",
     "read_statements",
     "tables_in",
@@ -100,6 +101,15 @@ def created_tables(text: str) -> set[str]:
         for statement in _parse(text)
         if isinstance(statement, ast.CreateStmt)
     }
+
+
+def indexes_built_concurrently(text: str) -> list[str]:
+    """Return the named indexes that SQL builds with CONCURRENTLY, as ``schema.index``."""
+    return [
+        f"{_name(statement.relation).rpartition('.')[0]}.{statement.idxname}"
+        for statement in _parse(text)
+        if isinstance(statement, ast.IndexStmt) and statement.concurrent and statement.idxname
+    ]
 
 
 def has_statements(text: str) -> bool:

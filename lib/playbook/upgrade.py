@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from playbook import archive
-from playbook.apply import Limits
 from playbook.database import advisory_lock, connect
-from playbook.errors import GuardRefused, MigrationFailed, VerifyFailed
+from playbook.errors import GuardRefused, MigrationFailed, MigrationStopped, VerifyFailed
 from playbook.execution import (
     BACKUPS,
     check_confirmed,
     compare_with_before,
     execute,
     go_back,
+    read_limits,
     save_backup,
     save_before_snapshot,
 )
@@ -44,7 +44,6 @@ from playbook.records import (
 from playbook.revisions import check_target, join
 from playbook.snapshot import holds_rows
 from playbook.statements import locks_taken
-from playbook.targets import parse_duration_s
 from playbook.verification import (
     find_drift as compare_with_models,
 )
@@ -82,6 +81,8 @@ class Parameters(Common):
     dry_run: bool = False
     lock_timeout: str = "2s"
     give_up_after: str = "5min"
+    statement_timeout: str = ""
+    concurrently_timeout: str = "5min"
     on_failure: str = "stop"
     plan: str = ""
 
@@ -92,18 +93,11 @@ def open_run(namespace: Mapping[str, Any]) -> Run[Parameters]:
     with run.closing_on_error():
         one_of("backup", run.parameters.backup, ("auto", "always", "never"))
         one_of("on_failure", run.parameters.on_failure, ("stop", "rollback"))
-        _limits(run.parameters)
+        read_limits(run)
         check_target(run.parameters.target, run.graph, direction="upgrade")
         if run.parameters.plan:
             run.keep("reviewed", read_plan_hash(run.resolve_path(run.parameters.plan)))
     return run
-
-
-def _limits(parameters: Parameters) -> Limits:
-    return Limits(
-        parse_duration_s(parameters.lock_timeout, name="lock_timeout"),
-        parse_duration_s(parameters.give_up_after, name="give_up_after"),
-    )
 
 
 def show_target(run: Run[Parameters]) -> Banner:
@@ -251,9 +245,11 @@ def _why_nothing(run: Run[Parameters]) -> str:
 
 
 def _apply(run: Run[Parameters], plan: Plan, check_lock: Callable[[], None]) -> Applied:
-    limits = _limits(run.parameters)
+    limits = read_limits(run)
     try:
         return execute(run, plan, check_lock, limits)
+    except MigrationStopped:
+        raise  # who stops a run does not want another one
     except MigrationFailed as failure:
         wanted = run.parameters.on_failure == "rollback" and failure.transactional
         if wanted and sorted(failure.current) != sorted(plan.from_revisions):

@@ -21,6 +21,7 @@ from playbook.migrate import Alembic
 from playbook.plan import build_plan
 from playbook.records import Applied, StepResult
 from playbook.targets import Target
+from playbook.watch import watching
 
 Staging = Callable[..., Project]
 ADD_COLUMN = Script(execute("ALTER TABLE a ADD COLUMN x int"))
@@ -148,12 +149,160 @@ def test_writers_of_the_application_do_not_wait_behind_a_waiting_migration(
 def test_first_wait_is_short_and_none_is_without_limit() -> None:
     attempts = _Attempts(Limits(lock_timeout_s=2.0, give_up_after_s=60))
     seen = []
-    for _ in range(7):
+    for _ in range(8):
         seen.append(attempts.lock_timeout)
         attempts.next()
 
-    assert seen == ["100ms", "200ms", "400ms", "800ms", "1600ms", "2000ms", "2000ms"]
+    assert seen == ["25ms", "50ms", "100ms", "200ms", "400ms", "800ms", "1600ms", "2000ms"]
     assert _Attempts(Limits(0.0004, 1)).lock_timeout == "1ms"
+
+
+def test_nobody_older_than_the_wait_is_queued_behind(
+    staging: Staging, fresh_database: Target
+) -> None:
+    """Each attempt asks only where all holders are younger than it would wait."""
+    with ready(staging({"a1": TABLE, "b2": ADD_COLUMN}), fresh_database) as go:
+        with holding(fresh_database, "SELECT FROM a"):
+            time.sleep(0.1)
+            locks = {"public.a": "AccessExclusiveLock"}
+            target = go.alembic._target  # type: ignore[attr-defined]
+            assert apply_module._lasting_holders(target, locks, 0.05)
+            assert not apply_module._lasting_holders(target, locks, 30)
+            assert not apply_module._lasting_holders(target, {"public.a": "ShareLock"}, 0.05)
+
+
+@pytest.mark.parametrize("by", ["", "SET statement_timeout = 0", "RESET statement_timeout"])
+def test_statement_that_runs_too_long_is_rolled_back_whatever_the_revision_sets(
+    staging: Staging, fresh_database: Target, by: str
+) -> None:
+    slow = Script(execute("ALTER TABLE a ADD COLUMN x int", by or "SELECT 1", "SELECT pg_sleep(9)"))
+    limits = replace(QUICK, statement_timeout_s=0.3)
+    with ready(staging({"a1": TABLE, "b2": slow}), fresh_database) as go:
+        began = time.monotonic()
+        with pytest.raises(MigrationFailed) as caught:
+            go(limits)
+
+        assert time.monotonic() - began < 5
+        assert current(go) == ("a1",)
+    assert caught.value.sqlstate == "57014"
+    assert "pg_sleep(9)" in caught.value.statement
+
+
+BUILD = Script(
+    """
+    with op.get_context().autocommit_block():
+        op.execute("CREATE INDEX CONCURRENTLY IF NOT EXISTS a_id ON a (id)")
+    """
+)
+OLD_SNAPSHOT = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SELECT 1"
+
+
+def is_valid(target: Target, index: str) -> bool | None:
+    query = "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(%s)"
+    with connect(target) as connection:
+        rows = fetch(connection, query, (index,))
+    return rows[0][0] if rows else None
+
+
+def test_concurrent_build_waits_beyond_the_limits_of_ordinary_statements(
+    staging: Staging, fresh_database: Target
+) -> None:
+    told: list[str] = []
+    limits = Limits(0.1, 5, concurrently_timeout_s=30, statement_timeout_s=0.3)
+    with ready(staging({"a1": TABLE, "b2": BUILD}), fresh_database) as go:
+        with holding(fresh_database, OLD_SNAPSHOT, release_after_s=2.5) as pid:
+            (step,) = go(limits, on_progress=told.append).steps
+
+    assert is_valid(fresh_database, "a_id")
+    assert (step.attempts, step.transactional) == (1, False)
+    (line,) = told
+    assert line.startswith("b2: CREATE INDEX CONCURRENTLY IF NOT EXISTS a_id ON a (id) for 1 s, ")
+    assert "waiting for" in line
+    assert f"it waits for pid {pid} (postgres, the app, idle in transaction" in line
+
+
+def test_invalid_leftover_of_a_failed_build_is_dropped_and_built_anew(
+    staging: Staging, fresh_database: Target
+) -> None:
+    notes: list[str] = []
+    project = staging({"a1": TABLE, "b2": BUILD})
+    with ready(project, fresh_database) as go:
+        with holding(fresh_database, OLD_SNAPSHOT):
+            with pytest.raises(MigrationFailed) as caught:
+                go(replace(QUICK, concurrently_timeout_s=0.2))
+        assert not caught.value.transactional
+        assert is_valid(fresh_database, "a_id") is False
+
+        go(on_note=notes.append)
+
+    assert notes == ["dropped public.a_id, which an earlier attempt had left invalid"]
+    assert is_valid(fresh_database, "a_id")
+
+
+def test_invalid_index_that_the_plan_does_not_build_is_left_alone(
+    staging: Staging, fresh_database: Target
+) -> None:
+    with ready(staging({"a1": TABLE, "b2": BUILD}), fresh_database) as go:
+        with connect(fresh_database) as connection, connection.cursor() as cursor:
+            cursor.execute("CREATE TABLE d (n int); INSERT INTO d VALUES (1), (1)")
+            with pytest.raises(psycopg2.errors.UniqueViolation):
+                cursor.execute("CREATE UNIQUE INDEX CONCURRENTLY d_n ON d (n)")
+        go()
+
+    assert is_valid(fresh_database, "d_n") is False
+    assert is_valid(fresh_database, "a_id")
+
+
+def test_revision_that_leaves_an_invalid_index_behind_fails(
+    staging: Staging, fresh_database: Target
+) -> None:
+    hides = Script(
+        """
+        op.execute("CREATE TABLE d (n int)")
+        op.execute("INSERT INTO d VALUES (1), (1)")
+        with op.get_context().autocommit_block():
+            try:
+                op.execute("CREATE UNIQUE INDEX CONCURRENTLY d_n ON d (n)")
+            except sa.exc.IntegrityError:
+                if op.get_context().as_sql:
+                    raise
+        """
+    )
+    with ready(staging({"a1": TABLE, "b2": hides}), fresh_database) as go:
+        with pytest.raises(MigrationFailed, match="b2 left an invalid index: public.d_n"):
+            go()
+
+
+def test_long_statement_is_told_and_python_at_work_as_well(
+    staging: Staging, fresh_database: Target
+) -> None:
+    told: list[str] = []
+    slow = Script(
+        execute("SELECT pg_sleep(1.6)")
+        + "\nif not op.get_context().as_sql:\n    import time\n    time.sleep(2)"
+    )
+    with ready(staging({"a1": TABLE, "b2": slow}), fresh_database) as go:
+        go(on_progress=told.append)
+
+    assert told == [
+        "b2: SELECT pg_sleep(1.6) for 1 s",
+        "b2: Python is at work, without a statement for 1 s",
+    ]
+
+
+def test_statement_that_waits_for_a_lock_names_who_holds_it(fresh_database: Target) -> None:
+    told: list[str] = []
+    with connect(fresh_database) as connection:
+        connection.cursor().execute("CREATE TABLE a (id int)")
+    with holding(fresh_database, "SELECT FROM a", release_after_s=1.6) as pid:
+        with connect(fresh_database) as connection:
+            own = connection.info.backend_pid
+            with watching(fresh_database, lambda: own, "b2", told.append):
+                connection.cursor().execute("ALTER TABLE a ADD COLUMN x int")
+
+    (line,) = told
+    assert line.startswith("b2: ALTER TABLE a ADD COLUMN x int for 1 s, it waits for ")
+    assert f"pid {pid} (postgres, the app, idle in transaction, its transaction open" in line
 
 
 def test_failing_second_revision_leaves_the_first(staging: Staging, fresh_database: Target) -> None:
