@@ -22,6 +22,7 @@ from playbook.catalog import HISTORY_SCHEMA
 from playbook.chain import change, find_tampering, seal
 from playbook.database import connect, fetch, fetch_value
 from playbook.errors import PlaybookError
+from playbook.present import count
 from playbook.receipts import to_step
 from playbook.records import Finding, History, LogEntry, Receipt, Severity
 from playbook.targets import Target
@@ -263,7 +264,8 @@ def check_history(target: Target, receipts: Sequence[Receipt]) -> Finding:
     if found:
         more = f" (And {len(found) - 1} more.)" if len(found) > 1 else ""
         return replace(found[0], detail=f"{found[0].detail}{more}")
-    said = f"The log's chain of hashes is whole: {len(rows)} runs, {len(log)} entries."
+    runs, entries = count(len(rows), "run"), count(len(log), "entry", "entries")
+    said = f"It is as it was written: {runs}, {entries}, and the chain of hashes is whole."
     return Finding("history", Severity.OK, HISTORY_SCHEMA, said)
 
 

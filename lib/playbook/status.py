@@ -76,10 +76,9 @@ def _ended(receipt: Receipt) -> Receipt:
 def check_preflight(run: Run[Parameters]) -> Checks:
     """Return what would be in the way of a change now, and whether the history is whole."""
     receipts = known_receipts(run.target, run.server, run.parameters.output_dir)
-    with connect(run.target, read_only=True) as connection:
-        history = read_history(connection)
+    known, _ = _known_runs(run)
     question = Question(
-        graph=run.graph, edited=edited_revisions(history, run.graph), receipts=receipts
+        graph=run.graph, edited=edited_revisions(known, run.graph), receipts=receipts
     )
     checks = check(run.target, run.server, question)
     whole = check_history(run.target, receipts)
@@ -147,7 +146,7 @@ def _advice(run: Run[Parameters], waiting: int) -> list[str]:
     # Of each edited file the marks tell more.
     findings = [one for one in checks.findings if one.code != "revision-files"]
     lines = [
-        f"{finding.severity}: {finding.detail} {finding.remedy}"
+        f"{finding.severity}: {finding.subject}: {finding.detail} {finding.remedy}"
         for finding in findings
         if finding.severity is not Severity.OK
     ]

@@ -18,7 +18,7 @@ from builders import FAILING, SECOND, TABLE, Project, Script, execute
 from playbook import rollback, status, upgrade
 from playbook.chain import seal
 from playbook.database import advisory_lock, connect, fetch, fetch_value, server_info
-from playbook.errors import MigrationFailed, PlaybookError, TargetBusy
+from playbook.errors import MigrationFailed, PlaybookError, PrivilegeMissing, TargetBusy
 from playbook.history import (
     CREATE_HISTORY,
     check_history,
@@ -233,6 +233,17 @@ def test_chain_does_not_depend_on_the_isolation_that_a_database_sets(
     assert found(fresh_database).severity == "OK"
 
 
+def test_chain_does_not_depend_on_the_time_zone_that_a_database_sets(
+    fresh_database: Target,
+) -> None:
+    for zone in ("UTC", "Asia/Kathmandu", "America/New_York"):
+        sql(fresh_database, f"ALTER DATABASE {fresh_database.database} SET timezone = '{zone}'")
+        write_history(fresh_database, replace(RECEIPT, run_id=zone))
+        settle_history(fresh_database, "")
+
+        assert found(fresh_database).severity == "OK"
+
+
 def test_chain_is_kept_on_an_older_server(
     other_version: PrivateServer, monkeypatch: pytest.MonkeyPatch, staging: Callable[..., Project]
 ) -> None:
@@ -385,7 +396,8 @@ def test_what_was_changed_in_the_history_is_named_by_status(
     if kind == "an outcome":
         assert changed.subject == runs(failed)[-1]["run_id"]
         outcome = go(status, failed)
-        assert any(says in line and "receipts" in line for line in outcome.next_steps)
+        name = changed.subject
+        assert any(name in line and says in line for line in outcome.next_steps)
 
 
 def test_log_that_was_written_anew_as_a_whole_differs_from_the_receipts(
@@ -430,27 +442,44 @@ def test_log_with_a_trigger_is_not_written(small: Small, fresh_database: Target)
     assert "not written: " in runs(namespace)[-1]["history"]
 
 
-def test_role_that_may_not_read_the_log_is_told_that_it_was_not_checked(
-    small: Small, fresh_database: Target, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    namespace = small({"a1": TABLE})
-    name = fresh_database.database
-    monkeypatch.setenv(
-        "WEAK", f"postgresql://{name}@/{name}?host={fresh_database.conninfo['host']}"
-    )
-    sql(
-        fresh_database,
-        f"CREATE ROLE {name} LOGIN; GRANT SELECT ON ALL TABLES IN SCHEMA public TO {name}",
-        f"GRANT USAGE ON SCHEMA playbook TO {name}; GRANT SELECT ON playbook.history TO {name}",
-    )
+@contextmanager
+def weak_role(target: Target, *grants: str) -> Iterator[Target]:
+    """Make a role with some rights and yield the target as seen by it; drop it afterwards."""
+    name = target.database
+    sql(target, f"CREATE ROLE {name} LOGIN", *(f"GRANT {grant} TO {name}" for grant in grants))
     try:
-        run = seen(namespace | {"database": "env:WEAK"})
+        yield target.with_conninfo(**{**target.conninfo, "user": name})
     finally:
-        sql(fresh_database, f"DROP OWNED BY {name}; DROP ROLE {name}")
+        sql(target, f"DROP OWNED BY {name}; DROP ROLE {name}")
 
-    (finding,) = [f for f in run.require("preflight", object).findings if f.code == "history"]
+
+def test_role_that_may_not_read_the_log_is_told_that_it_was_not_checked(
+    fresh_database: Target,
+) -> None:
+    write_history(fresh_database, RECEIPT)
+    with weak_role(
+        fresh_database, "USAGE ON SCHEMA playbook", "SELECT ON playbook.history"
+    ) as weak:
+        finding = found(weak)
+
     assert finding.severity == "OK"
     assert "so it was not checked" in finding.detail
+
+
+def test_role_may_write_the_log_without_the_right_to_change_it(fresh_database: Target) -> None:
+    write_history(fresh_database, RECEIPT)
+    with weak_role(
+        fresh_database,
+        "USAGE ON SCHEMA playbook",
+        "SELECT, INSERT, UPDATE ON playbook.history",
+        "SELECT, INSERT ON playbook.log",
+    ) as weak:
+        write_history(weak, replace(RECEIPT, outcome="succeeded"))
+
+        with pytest.raises(PrivilegeMissing):
+            sql(weak, "DELETE FROM playbook.log")
+        assert found(weak).severity == "OK"
+    assert len(log_of(fresh_database)) == 2
 
 
 # What status makes of it.
