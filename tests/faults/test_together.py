@@ -94,9 +94,9 @@ def test_of_eight_runs_at_once_one_applies_and_the_history_shows_all(
         return len(runs(shared)) == 1 + RUNS
 
     with started(kind(shared["alembic_ini"], tmp_path), tmp_path) as processes:
-        wait_for(begun, seconds=120)
+        wait_for(begun, seconds=200)
         (tmp_path / "go").touch()
-        codes = [process.wait(timeout=120) for process in processes]
+        codes = [process.wait(timeout=60) for process in processes]
 
     said = [(tmp_path / f"{number}.txt").read_text() for number in range(RUNS)]
     assert sorted(code != 0 for code in codes) == [False] + [True] * (RUNS - 1), said
