@@ -3,6 +3,7 @@
 PlaybookError
 ├── SettingsError        a parameter, an alembic.ini section or a URL is wrong; nothing was touched
 ├── GuardRefused         a precondition is false; nothing was changed
+│   └── TargetBusy       another run holds the target, or has migrated it meanwhile
 ├── DatabaseError        the server said no
 │   ├── CannotConnect
 │   ├── LockNotAcquired  SQLSTATE 55P03
@@ -36,6 +37,7 @@ __all__ = [
     "PrivilegeMissing",
     "SettingsError",
     "StatementTimeout",
+    "TargetBusy",
     "VerifyFailed",
     "WrongDatabase",
     "explain",
@@ -91,6 +93,10 @@ class GuardRefused(PlaybookError):
     ) -> None:
         self.reasons = tuple(reasons)
         super().__init__(problem, state=state, remedy=remedy)
+
+
+class TargetBusy(GuardRefused):
+    """Another run holds the target, or has migrated it since this one looked."""
 
 
 class DatabaseError(PlaybookError):

@@ -11,7 +11,7 @@ import getpass
 import os
 import platform
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, Generic, NoReturn, Self, TypeVar
 
 from playbook.database import connect, server_info
-from playbook.errors import GuardRefused, MigrationStopped, PlaybookError
-from playbook.history import settle_history, write_history
+from playbook.errors import GuardRefused, MigrationStopped, PlaybookError, TargetBusy
+from playbook.history import has_history, read_history, settle_history, write_history
 from playbook.interrupts import sigterm_as_interrupt
 from playbook.migrate import Alembic
 from playbook.parameters import Common, read_parameters
@@ -231,12 +231,15 @@ class Run(Generic[P]):
 
         Raises:
             GuardRefused: with one reason per STOP.
+            TargetBusy: one of them is another run.
         """
         if not checks.stops:
             return checks
         show(checks)
         reasons = [f"{f.subject}: {f.detail} {f.remedy}" for f in checks.stops]
-        raise GuardRefused(f"`{self.runbook}` refused: {' '.join(reasons)}", reasons=reasons)
+        busy = any(finding.code == "other-run" for finding in checks.stops)
+        kind = TargetBusy if busy else GuardRefused
+        raise kind(f"`{self.runbook}` refused: {' '.join(reasons)}", reasons=reasons)
 
     def must_be_confirmed(self, confirm: str) -> None:
         """Refuse unless ``confirm`` is the database's name.
@@ -267,8 +270,7 @@ class Run(Generic[P]):
         try:
             yield
         except GuardRefused as refusal:
-            self.begin()
-            self.finish("refused", str(refusal))
+            self._refuse(refusal)
             raise
 
     @contextmanager
@@ -284,8 +286,7 @@ class Run(Generic[P]):
             with sigterm_as_interrupt():
                 yield
         except GuardRefused as refusal:
-            self.begin()
-            self.finish("refused", str(refusal))
+            self._refuse(refusal)
             raise
         except KeyboardInterrupt:
             stopped = MigrationStopped(
@@ -303,6 +304,19 @@ class Run(Generic[P]):
             self.finish(outcome, str(error) or type(error).__name__)
             raise
 
+    def _refuse(self, refusal: GuardRefused) -> None:
+        """Write ``refused`` to the receipt.
+
+        Who came second to another run is told of in the target's history as well, if it keeps
+        one; what was never fit to run leaves the target alone.
+        """
+        self.begin()
+        busy = isinstance(refusal, TargetBusy) and not getattr(self.parameters, "dry_run", False)
+        if busy and not self.has_ended:
+            with suppress(PlaybookError):  # then the receipt tells it alone
+                self._in_history = self._in_history or has_history(self.target)
+        self.finish("refused", str(refusal))
+
     def show_then_fail(self, record: object, error: PlaybookError) -> NoReturn:
         """Show a record, write ``failed`` to receipt and history, and raise."""
         show(record)
@@ -313,15 +327,29 @@ class Run(Generic[P]):
         """Refuse if the database is no longer at the revision this run has read.
 
         Raises:
-            GuardRefused: somebody migrated it meanwhile.
+            TargetBusy: somebody migrated it meanwhile, to where this run was to go or elsewhere.
         """
         now = self.alembic.current()
-        if sorted(now) != sorted(self.graph.current):
-            raise GuardRefused(
-                f"The database is at {join(now)} now, not at {join(self.graph.current)} as when "
-                "this run began: somebody else migrated it.",
-                remedy="Run the notebook's cells from the top.",
-            )
+        if sorted(now) == sorted(self.graph.current):
+            return
+        plan = self.taken("plan", Plan)
+        done = plan is not None and sorted(now) == sorted(plan.to_revisions)
+        raise TargetBusy(
+            f"The database is at {join(now)} now, not at {join(self.graph.current)} as when this "
+            f"run began: {self._who_came_first(now)} migrated it.",
+            state="This run changed nothing, and nothing is left to do: that is where it was to go."
+            if done
+            else "Nothing was changed.",
+            remedy="Run `status` to see it." if done else "Run the notebook's cells from the top.",
+        )
+
+    def _who_came_first(self, now: Sequence[str]) -> str:
+        """Return which run took the database to where it is; ``somebody else`` if none says so."""
+        with suppress(PlaybookError), connect(self.target, read_only=True) as connection:
+            for run in read_history(connection).runs:
+                if run.steps and sorted(run.to_revisions) == sorted(now):
+                    return f"{run.who}, in the run {run.run_id},"
+        return "somebody else"
 
     def same_files(self, plan: Plan) -> None:
         """Refuse if a revision file, or the SQL that it renders to, is not as in the plan.
@@ -370,6 +398,7 @@ class Run(Generic[P]):
             "backup": "",
             "revision_files": [],
             "message": "",
+            "history_sha256": "",
             "events": [],
         }
         self._write()
@@ -413,15 +442,17 @@ class Run(Generic[P]):
 
         Where the role may not write there, the receipt says so and the run goes on.
 
-        **Effects**: creates the schema ``playbook`` and its table on first use.
+        **Effects**: creates the schema ``playbook`` and its tables on first use.
         """
         self._in_history = True
         try:
-            write_history(self.target, to_receipt(self._record, self.directory))
+            receipt = to_receipt(self._record, self.directory)
+            self._record["history_sha256"] = write_history(self.target, receipt)
+            self._record.pop("history", None)
         except PlaybookError as error:
             self._record["history"] = f"not written: {error.problem}"
-            with suppress(PlaybookError):
-                self._write()
+        with suppress(PlaybookError):  # a full disk: what the receipt said before is true, too
+            self._write()
 
     def settle_interrupted(self) -> None:
         """Write ``interrupted`` to receipts and history rows of killed runs on this database.

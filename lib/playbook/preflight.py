@@ -28,6 +28,7 @@ from playbook.catalog import (
 from playbook.database import connect, lock_holder, settings_stick
 from playbook.dump import find_client_tools
 from playbook.errors import BackupFailed
+from playbook.marks import going_on
 from playbook.present import count
 from playbook.records import (
     Blocker,
@@ -209,7 +210,7 @@ def _interrupted(receipts: Sequence[Receipt]) -> Finding:
             Severity.WARN,
             last.run_id,
             f"It was interrupted; it had begun at {join(last.from_revisions)}.",
-            "Compare with where the database is now; running `upgrade` again goes on from there.",
+            going_on(last),
         )
     if receipts and receipts[0].outcome == "failed":
         return Finding(

@@ -223,12 +223,16 @@ def _graph(graph: RevisionGraph) -> View:
         )
         for one in newest_first
     )
-    rows = tuple(_revision(one, state[one.revision]) for one in newest_first)
-    found = Counter(state.values())
-    done = found["applied"] + found["current"]
-    blocks: list[Block] = [
-        Text(f"{count(len(rows), 'revision')}: {done} applied, {found['pending']} pending.")
-    ]
+    marks = [(revision, mark) for revision, mark in graph.marks if revision in state]
+    rows = tuple(
+        _revision(one, state[one.revision], [mark for name, mark in marks if name == one.revision])
+        for one in newest_first
+    )
+    found = Counter([*state.values(), *(mark for _, mark in graph.marks)])
+    found["applied"] += found.pop("current", 0)
+    words = [f"{found[word]} {word}" for word in ("applied", "pending")]
+    words += [f"{found[word]} {word}" for word in _MARKS if found[word]]
+    blocks: list[Block] = [Text(f"{count(len(rows), 'revision')}: {', '.join(words)}.")]
     if rows:
         blocks.append(Table(("revision", "state", "names", "message"), rows, graph=nodes))
     if not graph.current:
@@ -236,17 +240,33 @@ def _graph(graph: RevisionGraph) -> View:
     for unknown in graph.unknown:
         blocks.append(
             Text(
-                f"You are here: at {unknown}, a revision that no file has.", Pill("unknown", "bad")
+                f"You are here: at {unknown}, a revision that no file has.", Pill("missing", "bad")
             )
         )
+    for revision, mark in graph.marks:
+        if revision not in state and revision not in graph.unknown:
+            blocks.append(Text(f"{revision} was applied, and no file has it.", Pill(mark, "bad")))
     schema = f"{graph.version_table_schema}." if graph.version_table_schema else ""
     files = f"; files in {short_path(graph.script_directory, 1)}" if graph.script_directory else ""
     blocks.append(Text(f"Version table {schema}{graph.version_table}{files}.", style="small"))
     return View(tuple(blocks))
 
 
-def _revision(one: Revision, state: str) -> tuple[Cell, ...]:
-    here = Pill("◀ you are here", "look") if state == "current" else state
+_MARKS = {
+    "failed": "bad",
+    "interrupted": "bad",
+    "edited": "look",
+    "out of order": "look",
+    "missing": "bad",
+}
+"""What the history may tell of a revision, and how it is shown."""
+
+
+def _revision(one: Revision, state: str, marks: Sequence[str]) -> tuple[Cell, ...]:
+    text = ", ".join(("◀ you are here" if state == "current" else state, *marks))
+    tones = {_MARKS.get(mark, "look") for mark in marks}
+    pill = Pill(text, "bad" if "bad" in tones else "look")
+    here: Cell = pill if marks or state == "current" else text
     names = ["head", *one.branch_labels] if one.is_head else one.branch_labels
     return Code(one.revision), here, ", ".join(names), one.message
 

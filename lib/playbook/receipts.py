@@ -156,6 +156,10 @@ def to_receipt(record: Mapping[str, Any], directory: Path) -> Receipt:
         revision_files=tuple((name, digest) for name, digest in record["revision_files"]),
         message=record["message"],
         directory=directory,
+        host=record["host"],
+        system_identifier=record["system_identifier"],
+        database_oid=record["database_oid"],
+        history_sha256=record.get("history_sha256", ""),
     )
 
 

@@ -6,10 +6,12 @@ values are.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 __all__ = [
     "Applied",
@@ -30,6 +32,7 @@ __all__ = [
     "Integrity",
     "InvalidIndex",
     "LateRows",
+    "LogEntry",
     "Loss",
     "LossItem",
     "Note",
@@ -128,6 +131,9 @@ class RevisionGraph:
     version_table: str = "alembic_version"
     version_table_schema: str = ""
     script_directory: str = ""
+    marks: tuple[tuple[str, str], ...] = ()
+    """(revision, ``failed``, ``interrupted``, ``edited``, ``out of order`` or ``missing``), told
+    from the history; a missing one is none of ``revisions``."""
 
     def revision(self, revision: str) -> Revision:
         """Return the record of a revision id.
@@ -446,6 +452,28 @@ class Receipt:
     """(revision, SHA-256 of its file) of every revision that this run applied or undid."""
     message: str
     directory: Path
+    host: str = ""
+    system_identifier: str = ""
+    """Of the server: only there do the steps' transaction ids mean anything."""
+    database_oid: int = 0
+    history_sha256: str = ""
+    """Of the last entry in ``playbook.log`` that this run knows it has written; "" if none."""
+
+
+@dataclass(frozen=True)
+class LogEntry:
+    """One entry of ``playbook.log``: how a run's row in ``playbook.history`` changed.
+
+    ``record`` holds the columns that changed; of ``steps``, those that were added.
+    ``sha256`` is over everything else, ``previous`` (the SHA-256 of the entry before) included.
+    """
+
+    number: int
+    at: datetime
+    run_id: str
+    record: Mapping[str, Any]
+    previous: str
+    sha256: str
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,9 @@ from playbook.execution import (
     save_backup,
     save_before_snapshot,
 )
-from playbook.history import edited_revisions, read_history
+from playbook.history import read_history
 from playbook.journal import Run
+from playbook.marks import edited_revisions
 from playbook.parameters import Common, one_of
 from playbook.plan import build_plan, read_plan_hash, weigh_hazards
 from playbook.preflight import Question, check

@@ -61,7 +61,7 @@ START = datetime(2026, 11, 23, 8, 0, 0, tzinfo=UTC)
 RUN = Path("/home/secret-user/project/runs/20261123T080000Z-upgrade-sandbox")
 PARTS = {
     "Blocker", "ColumnSnapshot", "DataCheckResult", "Difference", "Finding", "Hazard",
-    "InvalidIndex", "LateRows",
+    "InvalidIndex", "LateRows", "LogEntry",
     "LossItem", "PlanStep", "Receipt", "Revision", "SalvagedFile", "ServerInfo", "Severity",
     "StepResult", "WayBack", "TableSize", "TableSnapshot", "UnvalidatedConstraint",
 }  # fmt: skip
@@ -89,6 +89,11 @@ BRANCHED = graph(
     revision("0004_index", "0003_chunks", message="index chunks concurrently"),
     revision("0005_merge", "0004_index", "0003_audit", message="merge", head=True),
     current=("0003_chunks",), script_directory="/home/secret-user/project/migrations",
+)  # fmt: skip
+MARKED = replace(
+    BRANCHED,
+    marks=(("0001_users", "edited"), ("0003_chunks", "edited"), ("0003_chunks", "out of order"),
+           ("0004_index", "failed"), ("0000_old", "missing")),
 )  # fmt: skip
 
 STEP = PlanStep(
@@ -129,7 +134,7 @@ SAMPLES: dict[str, Any] = {
         Finding("invalid-index", Severity.STOP, "rag.ix_chunks", "It is not valid.",
                 "Open `repair`."),
     )),
-    "RevisionGraph": BRANCHED,
+    "RevisionGraph": MARKED,
     "Plan": Plan(
         direction="upgrade", target="head", from_revisions=("0003_chunks",),
         to_revisions=("0004_index",), steps=(STEP,), method="offline", sha256=SHA,
@@ -417,6 +422,19 @@ def test_graph_tells_of_a_revision_that_no_file_has() -> None:
     lost = graph(revision("a", head=True), current=("dead",), unknown=("dead",))
 
     assert "at dead, a revision that no file has" in present.plain(lost)
+
+
+def test_graph_shows_what_the_history_tells_of_each_revision() -> None:
+    lines = present.plain(MARKED).splitlines()
+    row = {name: line for line in lines for name in ("0001", "0003_chunks", "0004") if name in line}
+
+    assert lines[0] == "6 revisions: 3 applied, 3 pending, 1 failed, 2 edited, 1 out of order, " + (
+        "1 missing."
+    )
+    assert "applied, edited" in row["0001"]
+    assert "you are here, edited, out of order" in row["0003_chunks"]
+    assert "pending, failed" in row["0004"]
+    assert "0000_old was applied, and no file has it.  [missing]" in lines
 
 
 def test_plan_shows_its_sql_unchanged_in_both_forms() -> None:
