@@ -122,6 +122,7 @@ def check_preflight(run: Run[Parameters]) -> Checks:
             locks=locks_taken(plan.sql, plan.tables),
             receipts=known_receipts(run.target, run.server, run.parameters.output_dir),
             backup_folder=archive.backup_folder(run.target, BACKUPS),
+            sql=plan.sql,
         )
         return run.keep("preflight", run.must_pass(check(run.target, run.server, question)))
 

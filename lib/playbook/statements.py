@@ -22,6 +22,7 @@ __all__ = [
     "created_tables",
     "dropped_objects",
     "locks_taken",
+    "parse",
     "read_statements",
     "tables_in",
 ]
@@ -95,7 +96,7 @@ def created_tables(text: str) -> set[str]:
     """Return the tables that SQL creates, as ``schema.table``."""
     return {
         _name(statement.relation)
-        for statement in _parse(text)
+        for statement in parse(text)
         if isinstance(statement, ast.CreateStmt)
     }
 
@@ -163,16 +164,16 @@ def tables_in(text: str) -> set[str]:
         def visit_RangeVar(self, ancestors: Any, node: Any) -> None:
             found.add(_name(node))
 
-    Tables()(_parse(text))
+    Tables()(parse(text))
     return found | {item.table for item in dropped_objects(text)}
 
 
 def dropped_objects(text: str) -> list[Dropped]:
     """Return the tables and columns that SQL drops or empties, in its order; views are no data."""
-    return list(_dropped(_parse(text)))
+    return list(_dropped(parse(text)))
 
 
-def _parse(text: str) -> tuple[Any, ...]:
+def parse(text: str) -> tuple[Any, ...]:
     """Return what the parser makes of each statement; one it cannot read hides no other."""
     try:
         return tuple(raw.stmt for raw in parse_sql(text))
