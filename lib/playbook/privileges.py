@@ -177,7 +177,7 @@ def find_row_security(connection: Connection, tables: Sequence[str]) -> Finding:
             "row-level-security",
             Severity.STOP if planned else Severity.WARN,
             ", ".join(planned or hidden),
-            "Policies hide rows from this role.",
+            "A row-level security policy hides rows from this role.",
             "Run as a role with BYPASSRLS, or as the owner where the policies are not forced.",
         )
     return Finding("row-level-security", Severity.OK, "policies", "None hides rows from this role.")
