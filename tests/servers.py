@@ -23,6 +23,7 @@ FAST = {
     "synchronous_commit": "off",
     "shared_buffers": "32MB",
     "max_connections": "40",
+    "max_prepared_transactions": "5",
     "timezone": "UTC",
 }
 

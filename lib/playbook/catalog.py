@@ -25,10 +25,12 @@ __all__ = [
     "blockers_of",
     "droppable_schemas",
     "generated_columns",
+    "freeze_ages",
     "holders",
     "invalid_indexes",
     "may_create_schema",
     "missing_privileges",
+    "old_snapshots",
     "open_transactions",
     "parents_first",
     "prepared_transactions",
@@ -108,6 +110,7 @@ _SESSION = """
 SELECT a.pid, coalesce(a.usename, '?'), coalesce(a.application_name, ''), coalesce(a.state, '?'),
        coalesce(left(regexp_replace(a.query, '\\s+', ' ', 'g'), 120), ''),
        coalesce(extract(epoch FROM clock_timestamp() - a.xact_start), 0)::float,
+       coalesce(extract(epoch FROM clock_timestamp() - a.state_change), 0)::float,
        coalesce((SELECT array_agg(DISTINCT n.nspname || '.' || c.relname
                                   ORDER BY n.nspname || '.' || c.relname)
                  FROM pg_locks AS l JOIN pg_class AS c ON c.oid = l.relation
@@ -171,11 +174,48 @@ PROGRESS = (
 Source: PostgreSQL's documentation, "Progress Reporting"; COPY's from 14 on.
 """
 
+OLD_SNAPSHOTS = f"""{_SESSION}
+  AND a.backend_xmin IS NOT NULL AND a.backend_type NOT IN ('autovacuum worker', 'parallel worker')
+  AND clock_timestamp() - a.xact_start > make_interval(secs => %s)
+  AND NOT EXISTS (SELECT FROM pg_stat_progress_vacuum AS v WHERE v.pid = a.pid)
+  AND NOT EXISTS (SELECT FROM pg_stat_progress_create_index AS i
+                  WHERE i.pid = a.pid AND i.command LIKE '%%CONCURRENTLY')
+ORDER BY a.xact_start
+"""
+
+PREPARED = """
+SELECT p.gid, p.owner::text, extract(epoch FROM clock_timestamp() - p.prepared)::float,
+       coalesce((SELECT array_agg(DISTINCT wanted.name ORDER BY wanted.name)
+                 FROM pg_locks AS own JOIN pg_locks AS l USING (virtualtransaction)
+                 JOIN pg_class AS c ON c.oid = l.relation
+                 JOIN pg_namespace AS n ON n.oid = c.relnamespace
+                 JOIN unnest(%s::text[], %s::text[]) AS wanted (name, mode)
+                   ON wanted.name = n.nspname || '.' || c.relname AND wanted.mode = l.mode
+                 WHERE own.locktype = 'transactionid' AND own.transactionid = p.transaction
+                   AND own.granted AND own.pid IS NULL AND l.pid IS NULL
+                   AND l.database = (SELECT oid FROM pg_database
+                                     WHERE datname = current_database())), '{}')
+FROM pg_prepared_xacts AS p WHERE p.database = current_database() ORDER BY p.prepared
+"""
+
+FREEZE_AGES = """
+SELECT tables.name, max(greatest(
+         age(c.relfrozenxid)::float / least(current_setting('autovacuum_freeze_max_age')::float,
+           (SELECT o.option_value::float FROM pg_options_to_table(c.reloptions) AS o
+            WHERE o.option_name = 'autovacuum_freeze_max_age')),
+         mxid_age(c.relminmxid) / current_setting('autovacuum_multixact_freeze_max_age')::float))
+FROM (SELECT c.oid, n.nspname || '.' || c.relname AS name
+      FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace) AS tables
+JOIN pg_class AS c ON c.oid = tables.oid
+  OR c.oid IN (SELECT relid FROM pg_partition_tree(tables.oid))
+WHERE tables.name = ANY (%s) AND c.relkind IN ('r', 'm') GROUP BY 1 ORDER BY 1
+"""
+
 MISSING_PRIVILEGES = f"""
 SELECT 'schema ' || nspname || ': CREATE' FROM pg_namespace
 WHERE nspname = current_schema() AND NOT has_schema_privilege(oid, 'CREATE')
 UNION ALL
-SELECT 'table ' || schema || '.' || name || ': owned by '
+SELECT 'table ' || schema || '.' || name || ': owner is '
        || pg_get_userbyid((SELECT relowner FROM pg_class AS o WHERE o.oid = tables.oid))
 FROM ({_USER_TABLES}) AS tables
 WHERE NOT pg_has_role((SELECT relowner FROM pg_class AS o WHERE o.oid = tables.oid), 'USAGE')
@@ -243,9 +283,13 @@ def holders(connection: Connection, locks: Mapping[str, str]) -> list[Blocker]:
     Args:
         locks: the mode that will be asked for on each table, ``schema.table``.
     """
+    return [_blocker(row) for row in fetch(connection, HOLDERS, _conflicts(locks))]
+
+
+def _conflicts(locks: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """Return the tables and modes, in pairs, that are in the way of some locks."""
     pairs = [(table, mode) for table, wanted in locks.items() for mode in conflicting(wanted)]
-    tables, modes = [table for table, _ in pairs], [mode for _, mode in pairs]
-    return [_blocker(row) for row in fetch(connection, HOLDERS, (tables, modes))]
+    return [table for table, _ in pairs], [mode for _, mode in pairs]
 
 
 @dataclass(frozen=True)
@@ -294,16 +338,38 @@ def may_create_schema(connection: Connection) -> bool:
     return bool(fetch_value(connection, query))
 
 
-def prepared_transactions(connection: Connection) -> list[tuple[str, str, float]]:
-    """Return (global id, owner, age in seconds) of prepared transactions, the oldest first.
+def prepared_transactions(
+    connection: Connection, locks: Mapping[str, str]
+) -> list[tuple[str, str, float, tuple[str, ...]]]:
+    """Return (global id, owner, age in seconds, tables in the way), the oldest first.
 
-    They hold their locks until somebody commits or rolls them back, across restarts too.
+    They hold their locks until somebody commits or rolls them back, across restarts too. The
+    tables are those of ``locks`` on which one holds what conflicts with the mode given there.
+    Each holds its own transaction's lock, by whose virtualtransaction its others are found.
     """
-    query = """
-        SELECT gid, owner::text, extract(epoch FROM clock_timestamp() - prepared)::float
-        FROM pg_prepared_xacts WHERE database = current_database() ORDER BY prepared
+    rows = fetch(connection, PREPARED, _conflicts(locks))
+    return [(gid, owner, age_s, tuple(tables)) for gid, owner, age_s, tables in rows]
+
+
+def old_snapshots(connection: Connection, *, older_than_s: float) -> list[Blocker]:
+    """Return the sessions for whose snapshots CREATE INDEX CONCURRENTLY waits, the oldest first.
+
+    Those of this database that hold a snapshot, but vacuums and other concurrent builds. Prepared
+    transactions hold locks, yet no snapshot. Source: WaitForOlderSnapshots in
+    src/backend/commands/indexcmds.c (builds leave each other out from PostgreSQL 14 on), and
+    MarkAsPreparingGuts in src/backend/access/transam/twophase.c.
     """
-    return [(gid, owner, age_s) for gid, owner, age_s in fetch(connection, query)]
+    return [_blocker(row) for row in fetch(connection, OLD_SNAPSHOTS, (older_than_s,))]
+
+
+def freeze_ages(connection: Connection, tables: Sequence[str]) -> list[tuple[str, float]]:
+    """Return (table, age) of some tables: 1.0 is where a vacuum to prevent wraparound is forced.
+
+    Source: autovacuum_freeze_max_age, of the server or the table, the lower one, and
+    autovacuum_multixact_freeze_max_age.
+    """
+    rows = fetch(connection, FREEZE_AGES, (list(tables),))
+    return [(name, float(age)) for name, age in rows]
 
 
 def vacuums(connection: Connection, tables: Sequence[str]) -> list[tuple[str, int, bool]]:
@@ -413,5 +479,5 @@ def relation_exists(connection: Connection, schema: str, name: str) -> bool:
 
 
 def _blocker(row: tuple[object, ...]) -> Blocker:
-    pid, user, application, state, query, age_s, tables = row
-    return Blocker(pid, user, application, state, query, age_s, tuple(tables))  # type: ignore[arg-type]
+    *known, state_age_s, tables = row
+    return Blocker(*known, tuple(tables), state_age_s)  # type: ignore[arg-type, call-arg]

@@ -6,33 +6,29 @@ is something to do. The answers are in the order in which they were asked.
 
 from __future__ import annotations
 
-import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from psycopg2.extensions import connection as Connection
 
 from playbook.catalog import (
-    holders,
     invalid_indexes,
-    missing_privileges,
-    open_transactions,
-    prepared_transactions,
     relation_exists,
     standbys,
     table_names,
     unvalidated_constraints,
-    vacuums,
 )
 from playbook.database import connect, lock_holder, settings_stick
-from playbook.dump import find_client_tools
-from playbook.errors import BackupFailed
 from playbook.marks import going_on
+from playbook.obstacles import find_obstacles
 from playbook.present import count
+from playbook.privileges import find_history_rights, find_privileges, find_row_security
 from playbook.records import (
-    Blocker,
     Checks,
+    DataCheckResult,
+    DataChecks,
     Finding,
     Hazards,
     Receipt,
@@ -40,14 +36,14 @@ from playbook.records import (
     ServerInfo,
     Severity,
 )
-from playbook.revisions import join, pending
+from playbook.revisions import applied, join, pending
+from playbook.room import backup_room, find_client, server_room
 from playbook.targets import Target
 
 __all__ = ["Question", "check"]
 
 OLDEST_SUPPORTED = 130000
 """PostgreSQL 13, as server_version_num."""
-LONG_TRANSACTION_S = 60.0
 LATE_BYTES = 256 * 1024 * 1024
 """A standby so far behind needs many segments of WAL (16 MB each) to catch up."""
 
@@ -56,8 +52,9 @@ LATE_BYTES = 256 * 1024 * 1024
 class Question:
     """What the answers depend on besides the database.
 
-    ``tables``, ``locks`` (the mode on each table) and ``hazards`` are those of the plan;
-    ``backup_folder`` is where a backup will go (None: none will be taken).
+    ``tables``, ``locks`` (the mode on each table), ``sql`` and ``hazards`` are those of the plan;
+    ``sql`` is "" where nothing will run. ``backup_folder`` is where a backup will go (None: none
+    will be taken); ``checks`` are the data checks as they are now (None: not asked).
     """
 
     graph: RevisionGraph
@@ -67,22 +64,54 @@ class Question:
     receipts: Sequence[Receipt] = ()
     backup_folder: Path | None = None
     hazards: Hazards | None = None
+    sql: str = ""
+    checks: DataChecks | None = None
+
+
+WHY: Mapping[str, str] = {
+    "server": "A standby refuses every write; on a version never tried, SQL may act differently.",
+    "version-table": "Alembic decides by this table what is to run: if it is wrong, revisions run "
+    "twice or never.",
+    "heads": "`head` names no single revision, so Alembic refuses it.",
+    "revision-files": "Databases made from the edited file differ from this one, and a rollback "
+    "undoes something else than what was done.",
+    "privileges": "The first statement that lacks one fails in the middle of the upgrade.",
+    "history": "Edited files, earlier runs and who changed what are then known on this machine "
+    "only; the run itself goes on.",
+    "row-level-security": "Rows that a policy hides would be missed by updates, counts and the "
+    "backup; this session makes that an error instead.",
+    "other-run": "Two runs at once apply the same revision twice, or deadlock.",
+    "last-run": "What stopped it may stop this run too, or have left something half done.",
+    "invalid-indexes": "They slow every write and serve no query; a unique one does not guard.",
+    "unvalidated-constraints": "A later revision that relies on them meets rows that break them.",
+    "standbys": "A migration's WAL comes on top: replicas serve older data, and a slot fills the "
+    "primary's disk.",
+    "pooler": "Timeouts would not guard the statements, and two runs could write at once.",
+    "hazards": "Whoever reads or writes these tables waits meanwhile, and so does the application.",
+    "data-checks": "They fail after the upgrade too, and hide what the upgrade itself breaks.",
+    "pg-dump": "Without a pg_dump as new as the server there is no backup.",
+    "disk-room": "A backup that does not fit is none, and a full disk stops other programs.",
+    "server-room": "A rewritten table needs its size once more until commit; a server whose disk "
+    "is full stops.",
+}
+"""Why a finding matters where it does not say so itself, by its code."""
 
 
 def check(target: Target, server: ServerInfo, question: Question) -> Checks:
     """Ask everything, in one read-only session."""
+    version_table = (question.graph.version_table_schema, question.graph.version_table)
     with connect(target, read_only=True) as connection:
         findings = [
             _server(server),
             _version_table(connection, question.graph),
             _heads(question.graph),
             _files(question.edited),
-            _privileges(connection, question.tables),
+            find_privileges(connection, question.sql, question.tables, version_table),
+            *_for_what_runs(connection, server, question),
+            find_row_security(connection, question.tables),
             _other_run(connection),
             _interrupted(question.receipts),
-            _transactions(connection, question.locks),
-            _prepared(connection),
-            _vacuums(connection, question.tables),
+            *find_obstacles(connection, question.locks, question.sql, question.tables),
             _indexes(connection),
             _constraints(connection),
             _standbys(connection, server),
@@ -90,9 +119,26 @@ def check(target: Target, server: ServerInfo, question: Question) -> Checks:
         ]
     if question.hazards is not None:
         findings.append(_hazards(question.hazards))
+    if question.checks is not None:
+        findings.append(_data(question.checks))
     if question.backup_folder:
-        findings += [_client(server), _room(server, question.backup_folder)]
-    return Checks(tuple(findings))
+        findings += [find_client(server), backup_room(server, question.backup_folder)]
+    return Checks(tuple(map(_with_reason, findings)))
+
+
+def _with_reason(finding: Finding) -> Finding:
+    if finding.severity is Severity.OK:
+        return finding
+    return replace(finding, why=finding.why or WHY[finding.code])
+
+
+def _for_what_runs(
+    connection: Connection, server: ServerInfo, question: Question
+) -> tuple[Finding, ...]:
+    """Return what matters only if something will run."""
+    if not question.sql:
+        return ()
+    return (find_history_rights(connection), server_room(connection, server, question.tables))
 
 
 def _server(server: ServerInfo) -> Finding:
@@ -126,6 +172,15 @@ def _version_table(connection: Connection, graph: RevisionGraph) -> Finding:
             f"It holds {join(graph.unknown)}, which no revision file has.",
             "Bring the missing file back, or check that this is the right project.",
         )
+    disorder = _disorder(graph)
+    if disorder:
+        return Finding(
+            "version-table",
+            Severity.STOP,
+            name,
+            disorder,
+            f"Delete that row from {name}: `alembic current` then names the true revisions.",
+        )
     others = [table for table in table_names(connection) if table != name]
     if others and not relation_exists(connection, graph.version_table_schema, graph.version_table):
         return Finding(
@@ -137,6 +192,22 @@ def _version_table(connection: Connection, graph: RevisionGraph) -> Finding:
             "stands on them, `alembic stamp base`.",
         )
     return Finding("version-table", Severity.OK, name, f"The database is at {join(graph.current)}.")
+
+
+def _disorder(graph: RevisionGraph) -> str:
+    """Return which row of the version table cannot be; "" if all can.
+
+    Alembic keeps one row per head of what is applied, so no row is a parent of another.
+    """
+    twice = [one for one, number in Counter(graph.current).items() if number > 1]
+    if twice:
+        return f"It holds {join(twice)} more than once."
+    for one in graph.current:
+        below = applied(replace(graph, current=(one,))) - {one}
+        under = [other for other in graph.current if other in below]
+        if under:
+            return f"It holds {join(under)} beside {one}, which already stands on it."
+    return ""
 
 
 def _heads(graph: RevisionGraph) -> Finding:
@@ -168,24 +239,6 @@ def _files(edited: Sequence[str]) -> Finding:
     return Finding(
         "revision-files", Severity.OK, "versions", "No file differs from what was applied here."
     )
-
-
-def _privileges(connection: Connection, tables: Sequence[str]) -> Finding:
-    wanted = [f"table {table}:" for table in tables]
-    missing = [
-        item
-        for item in missing_privileges(connection)
-        if item.startswith("schema ") or any(item.startswith(name) for name in wanted)
-    ]
-    if missing:
-        return Finding(
-            "privileges",
-            Severity.STOP,
-            "; ".join(missing),
-            "This role may not change it.",
-            "Run as the owner, or ask for what is named here.",
-        )
-    return Finding("privileges", Severity.OK, "role", "It may change what the plan touches.")
 
 
 def _other_run(connection: Connection) -> Finding:
@@ -224,30 +277,6 @@ def _interrupted(receipts: Sequence[Receipt]) -> Finding:
     return Finding("last-run", Severity.OK, "receipts", detail)
 
 
-def _transactions(connection: Connection, locks: Mapping[str, str]) -> Finding:
-    """Warn of sessions whose locks are in the plan's way, or that have been open for long."""
-    blockers = holders(connection, locks) if locks else []
-    old = open_transactions(connection, older_than_s=LONG_TRANSACTION_S)
-    if blockers or old:
-        sessions = {session.pid: session for session in (*blockers, *old)}
-        return Finding(
-            "open-transactions",
-            Severity.WARN,
-            ", ".join(f"pid {pid}" for pid in sessions),
-            "; ".join(_session(session) for session in sessions.values()),
-            "Wait for them, or end them: SELECT pg_terminate_backend(PID).",
-        )
-    return Finding("open-transactions", Severity.OK, "sessions", "None is in the way.")
-
-
-def _session(session: Blocker) -> str:
-    held = f", holds locks on {', '.join(session.tables)}" if session.tables else ""
-    return (
-        f"{session.user} in {session.application or 'an unnamed application'}, {session.state}, "
-        f"open for {session.transaction_age_s:.0f} s{held}"
-    )
-
-
 def _indexes(connection: Connection) -> Finding:
     invalid = invalid_indexes(connection)
     if invalid:
@@ -259,35 +288,6 @@ def _indexes(connection: Connection) -> Finding:
             "REINDEX INDEX CONCURRENTLY, or drop them and build them again.",
         )
     return Finding("invalid-indexes", Severity.OK, "indexes", "All are valid.")
-
-
-def _prepared(connection: Connection) -> Finding:
-    prepared = prepared_transactions(connection)
-    if prepared:
-        return Finding(
-            "prepared-transactions",
-            Severity.WARN,
-            ", ".join(gid for gid, *_ in prepared),
-            f"The oldest is {prepared[0][2]:.0f} s old; they hold their locks until ended.",
-            "Ask the transaction manager, then COMMIT PREPARED or ROLLBACK PREPARED.",
-        )
-    return Finding("prepared-transactions", Severity.OK, "two-phase commit", "There are none.")
-
-
-def _vacuums(connection: Connection, tables: Sequence[str]) -> Finding:
-    """Warn of vacuums on the plan's tables: the one against wraparound does not give way."""
-    found = vacuums(connection, tables)
-    if found:
-        return Finding(
-            "vacuum",
-            Severity.WARN,
-            ", ".join(f"{table} (pid {pid})" for table, pid, _ in found),
-            "A vacuum to prevent wraparound is under way, which does not give way."
-            if any(hard for *_, hard in found)
-            else "A vacuum is under way; autovacuum gives way to a lock request.",
-            "Wait until it has ended (pg_stat_progress_vacuum).",
-        )
-    return Finding("vacuum", Severity.OK, "vacuum", "None is under way on these tables.")
 
 
 def _constraints(connection: Connection) -> Finding:
@@ -357,27 +357,19 @@ def _hazards(hazards: Hazards) -> Finding:
     return Finding("hazards", Severity.OK, "SQL", "No statement keeps others waiting for long.")
 
 
-def _client(server: ServerInfo) -> Finding:
-    try:
-        tools = find_client_tools(server.version_num)
-    except BackupFailed as error:
-        return Finding("pg-dump", Severity.STOP, "pg_dump", error.problem, error.remedy)
-    return Finding(
-        "pg-dump", Severity.OK, f"pg_dump {tools.version}", "It serves this server's version."
-    )
-
-
-def _room(server: ServerInfo, folder: Path) -> Finding:
-    """Stop if the backup would not fit even when it compresses to half of the database."""
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    free = shutil.disk_usage(existing).free
-    if free < server.size_bytes / 2:
+def _data(checks: DataChecks) -> Finding:
+    """Warn of rows that break the rules already."""
+    if checks.failed:
         return Finding(
-            "disk-room",
-            Severity.STOP,
-            existing.name,
-            f"{free // 2**20} MB are free for the backup of a {server.size_bytes // 2**20} MB "
-            "database.",
-            "Make room, or choose another folder for backups.",
+            "data-checks",
+            Severity.WARN,
+            ", ".join(check.name for check in checks.failed),
+            f"Broken already before the upgrade: {'; '.join(map(_failed, checks.failed))}.",
+            "Correct the rows first (`verify` shows some of them), or go on: they do not fail it.",
         )
-    return Finding("disk-room", Severity.OK, "backup", "There is room for it.")
+    said = f"All {len(checks.results)} hold." if checks.results else "There are none."
+    return Finding("data-checks", Severity.OK, "rows", said)
+
+
+def _failed(check: DataCheckResult) -> str:
+    return f"{check.name} ({check.error or count(check.failing_rows, 'row')})"

@@ -206,9 +206,10 @@ def _checks(checks: Checks) -> View:
 
 
 def _finding(finding: Finding) -> tuple[Cell, ...]:
+    why = (finding.why,) if finding.why and finding.severity is not Severity.OK else ()
     remedy = (f"→ {finding.remedy}",) if finding.remedy else ()
     pill = Pill(finding.severity.value, _SEVERITIES[finding.severity])
-    return pill, Code(finding.code), finding.subject, Lines(finding.detail, remedy)
+    return pill, Code(finding.code), finding.subject, Lines(finding.detail, (*why, *remedy))
 
 
 def _graph(graph: RevisionGraph) -> View:

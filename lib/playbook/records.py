@@ -70,7 +70,7 @@ class Finding:
     """One answer to one question asked of the database or the plan.
 
     ``code`` is a stable kebab-case name; ``subject`` the object meant; ``detail`` the fact;
-    ``remedy`` what to do, "" when nothing is to be done.
+    ``remedy`` what to do, "" when nothing is to be done; ``why`` the reason it matters.
     """
 
     code: str
@@ -78,6 +78,7 @@ class Finding:
     subject: str
     detail: str
     remedy: str = ""
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -346,6 +347,8 @@ class Blocker:
     transaction_age_s: float
     tables: tuple[str, ...] = ()
     """Tables on which it holds a lock, as ``schema.table``."""
+    state_age_s: float = 0.0
+    """How long it has been in its state."""
 
 
 @dataclass(frozen=True)

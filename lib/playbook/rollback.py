@@ -133,6 +133,7 @@ def check_preflight(run: Run[Parameters]) -> Checks:
             locks=locks_taken(plan.sql, plan.tables),
             receipts=_receipts(run),
             backup_folder=archive.backup_folder(run.target, BACKUPS),
+            sql=plan.sql,
         )
         checks = check(run.target, run.server, question)
         checks = Checks((*checks.findings, _empty_downgrades(plan)))

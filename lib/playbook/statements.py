@@ -25,6 +25,7 @@ __all__ = [
     "has_statements",
     "indexes_built_concurrently",
     "locks_taken",
+    "parse",
     "read_statements",
     "tables_in",
 ]
@@ -98,7 +99,7 @@ def created_tables(text: str) -> set[str]:
     """Return the tables that SQL creates, as ``schema.table``."""
     return {
         _name(statement.relation)
-        for statement in _parse(text)
+        for statement in parse(text)
         if isinstance(statement, ast.CreateStmt)
     }
 
@@ -107,7 +108,7 @@ def indexes_built_concurrently(text: str) -> list[str]:
     """Return the named indexes that SQL builds with CONCURRENTLY, as ``schema.index``."""
     return [
         f"{_name(statement.relation).rpartition('.')[0]}.{statement.idxname}"
-        for statement in _parse(text)
+        for statement in parse(text)
         if isinstance(statement, ast.IndexStmt) and statement.concurrent and statement.idxname
     ]
 
@@ -191,16 +192,16 @@ def tables_in(text: str) -> set[str]:
         def visit_RangeVar(self, ancestors: Any, node: Any) -> None:
             found.add(_name(node))
 
-    Tables()(_parse(text))
+    Tables()(parse(text))
     return found | {item.table for item in dropped_objects(text)}
 
 
 def dropped_objects(text: str) -> list[Dropped]:
     """Return the tables and columns that SQL drops or empties, in its order; views are no data."""
-    return list(_dropped(_parse(text)))
+    return list(_dropped(parse(text)))
 
 
-def _parse(text: str) -> tuple[Any, ...]:
+def parse(text: str) -> tuple[Any, ...]:
     """Return what the parser makes of each statement; one it cannot read hides no other."""
     try:
         return tuple(raw.stmt for raw in parse_sql(text))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from playbook.marks import edited_revisions
 from playbook.parameters import Common, one_of
 from playbook.plan import build_plan, read_plan_hash, weigh_hazards
 from playbook.preflight import Question, check
+from playbook.present import count
 from playbook.receipts import known_receipts
 from playbook.records import (
     Applied,
@@ -32,6 +33,7 @@ from playbook.records import (
     Banner,
     Checks,
     Comparison,
+    DataCheckResult,
     DataChecks,
     Drift,
     Hazards,
@@ -161,6 +163,8 @@ def check_preflight(run: Run[Parameters]) -> Checks:
             receipts=known_receipts(run.target, run.server, run.parameters.output_dir),
             backup_folder=archive.backup_folder(run.target, BACKUPS) if wants_backup else None,
             hazards=find_hazards(run),
+            sql=plan.sql,
+            checks=run.keep("checks before", run_checks(run.target, run.graph)),
         )
         return run.keep("preflight", run.must_pass(check(run.target, run.server, question)))
 
@@ -266,24 +270,50 @@ def compare_data(run: Run[Parameters]) -> Comparison | Note:
 def check_data(run: Run[Parameters]) -> DataChecks:
     """Run the data checks of every applied revision.
 
+    One that found as many rows before the upgrade, or more, was broken by something else.
+
     Raises:
-        VerifyFailed: rows break a rule; the upgrade itself is done.
+        VerifyFailed: more rows break a rule than before; the upgrade itself is done.
     """
     run.require("comparison", object)
     run.forget("data")
     checks = run_checks(run.target, run.graph)
-    if checks.failed:
-        run.show_then_fail(checks, _broken_rules(run, checks))
+    broken = [check for check in checks.failed if not _was_broken(run, check)]
+    if broken:
+        run.show_then_fail(checks, _broken_rules(run, broken))
     return run.keep("data", checks)
 
 
-def _broken_rules(run: Run[Parameters], checks: DataChecks) -> VerifyFailed:
-    names = ", ".join(f"{c.name} ({c.error or f'{c.failing_rows} rows'})" for c in checks.failed)
+def _before(run: Run[Parameters], check: DataCheckResult) -> DataCheckResult | None:
+    """Return a check's result before the upgrade; None if it did not hold there yet."""
+    before = run.require("checks before", DataChecks).results
+    return next((b for b in before if (b.revision, b.name) == (check.revision, check.name)), None)
+
+
+def _was_broken(run: Run[Parameters], check: DataCheckResult) -> bool:
+    was = _before(run, check)
+    if was is None or was.passed:
+        return False
+    return bool(was.error) if check.error else was.failing_rows >= check.failing_rows
+
+
+def _broken_rules(run: Run[Parameters], broken: Sequence[DataCheckResult]) -> VerifyFailed:
+    names = ", ".join(f"{check.name} ({_rows(run, check)})" for check in broken)
     return VerifyFailed(
         f"Data checks failed: {names}.",
         state=f"The upgrade is done: the database is at {join(run.graph.current)}.",
         remedy="Correct the rows and run `verify`, or go back with `rollback`.",
     )
+
+
+def _rows(run: Run[Parameters], check: DataCheckResult) -> str:
+    """Return what a check finds, and found before the upgrade where it held already."""
+    was, found = _before(run, check), count(check.failing_rows, "row")
+    if check.error or was is None or was.error:
+        return check.error or found
+    if was.failing_rows == check.failing_rows:
+        return f"{found}, as before"
+    return f"{found}; {was.failing_rows:,} before"
 
 
 def check_schema(run: Run[Parameters]) -> Integrity:
@@ -331,6 +361,7 @@ def _succeeded(run: Run[Parameters], applied: Applied) -> Outcome:
     backup = run.require("backup", object)
     start, end = join(applied.from_revisions), join(applied.to_revisions)
     message = f"{run.server.database} was upgraded from {start} to {end}."
+    looks = _looks(run)
     run.finish("succeeded", message)
     kept = f"The backup is {backup.directory.name}. " if isinstance(backup, BackupManifest) else ""
     return run.outcome(
@@ -339,8 +370,15 @@ def _succeeded(run: Run[Parameters], applied: Applied) -> Outcome:
         changed=tuple(f"{step.revision} applied" for step in applied.steps),
         unchanged=("every table and column that the comparison calls intact",),
         next_steps=(
+            *looks,
             f"{kept}`rollback` with -r target {start} undoes this upgrade.",
             "`verify` repeats the checks at any time.",
         ),
         files=tuple(sorted(run.directory.glob("*.sql"))),
     )
+
+
+def _looks(run: Run[Parameters]) -> tuple[str, ...]:
+    """Return a sentence for each data check that was broken already before the upgrade."""
+    failed = run.require("data", DataChecks).failed
+    return tuple(f"Data check {c.name} was broken already ({_rows(run, c)})." for c in failed)

@@ -205,7 +205,7 @@ def test_the_password_of_a_service_file_appears_nowhere(
         ({"password": "wrong"}, ("password authentication failed", "Correct the password")),
         ({"password": ""}, ("no password supplied", "Correct the password")),
         ({"database": "nowhere"}, ("does not exist", "createdb")),
-        ({"user": READER}, ("table public.users: owned by postgres", "Run as the owner")),
+        ({"user": READER}, ("table public.users: owner is postgres", "Run as the owner")),
     ],
     ids=["server down", "wrong password", "no password", "no such database", "no privilege"],
 )

@@ -389,6 +389,16 @@ def test_checks_keep_their_order_under_a_tally() -> None:
     assert text.index("connection") < text.index("long-transaction") < text.index("invalid-index")
 
 
+def test_reason_of_a_finding_is_shown_unless_all_is_well() -> None:
+    for severity, shown in ((Severity.OK, False), (Severity.WARN, True), (Severity.STOP, True)):
+        checks = Checks(
+            (Finding("a", severity, "pid 1", "It idles.", "End it.", "It holds locks."),)
+        )
+
+        assert ("It holds locks." in present.plain(checks)) is shown
+        assert ("It holds locks." in present.to_html(checks)) is shown
+
+
 def test_graph_is_drawn_like_git_log_with_the_newest_on_top() -> None:
     lines = present.plain(BRANCHED).splitlines()
     drawn = [line[:6].rstrip() for line in lines[3:-2]]
