@@ -90,12 +90,20 @@ def measure_tables(run: Run[Parameters]) -> TableSizes:
 
 def find_hazards(run: Run[Parameters]) -> Hazards:
     """Return what in the plan's SQL can block, break or destroy, as the tables are now."""
-    return run.keep("hazards", weigh_hazards(run.target, run.require("plan", Plan)))
+    plan = run.require("plan", Plan)
+    run.forget("loss")
+    loss = run.keep("loss", _count_loss(run, plan))
+    return run.keep("hazards", weigh_hazards(run.target, plan, loss=loss))
 
 
 def find_loss(run: Run[Parameters]) -> Loss:
-    """Return what the plan drops that holds data now."""
-    return count_loss(run.target, run.require("plan", Plan), version_table=run.version_table)
+    """Return what the plan drops that holds data now, as `find_hazards` counted it if it did."""
+    plan = run.require("plan", Plan)
+    return run.taken("loss", Loss) or _count_loss(run, plan)
+
+
+def _count_loss(run: Run[Parameters], plan: Plan) -> Loss:
+    return count_loss(run.target, plan, version_table=run.version_table)
 
 
 def write_files(run: Run[Parameters]) -> Note:

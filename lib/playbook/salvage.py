@@ -32,13 +32,17 @@ LOAD = "load.sql"
 """psql's way to bring the rows back, once the tables and columns are there again."""
 
 
-def find_loss(target: Target, plan: Plan, *, version_table: str) -> Loss:
+def find_loss(target: Target, plan: Plan, *, version_table: str, limit: str = "0") -> Loss:
     """Return what a plan drops that exists now, with its rows; tables first.
 
     Args:
         version_table: ``schema.table`` of Alembic's own table, which is not data.
+        limit: how long each count may take, as statement_timeout; "0" is without end.
+
+    Raises:
+        StatementTimeout: a count took longer than ``limit``.
     """
-    with connect(target, read_only=True) as connection:
+    with connect(target, read_only=True, settings={"statement_timeout": limit}) as connection:
         existing = table_columns(connection)
         return Loss(tuple(_loss_items(connection, plan, existing, version_table)))
 

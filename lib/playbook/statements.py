@@ -6,7 +6,7 @@ Reads text only: no database, so a name without a schema is taken to be in ``pub
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pglast import ast, parse_sql, split
@@ -22,7 +22,10 @@ __all__ = [
     "created_tables",
     "dropped_objects",
     "locks_taken",
+    "parse_statement",
+    "parse_statements",
     "read_statements",
+    "table_name",
     "tables_in",
 ]
 
@@ -51,6 +54,8 @@ class Statement:
     table: str
     lock: str
     writes: tuple[str, ...]
+    node: Any = field(default=None, repr=False, compare=False)
+    """What the parser made of it."""
 
 
 def read_statements(text: str) -> list[Statement]:
@@ -70,9 +75,30 @@ def read_statements(text: str) -> list[Statement]:
                     table,
                     _lock(statement),
                     _writes(statement),
+                    statement,
                 )
             )
     return found
+
+
+def parse_statements(text: str) -> list[tuple[str, Any | None]]:
+    """Return each statement of SQL with what the parser makes of it, None if it cannot read it."""
+    pieces = (text[part].strip() for part in _slices(text))
+    return [(_without_comments(piece), _parse_one(piece)) for piece in pieces]
+
+
+def parse_statement(text: str) -> Any:
+    """Return what the parser makes of one statement.
+
+    Raises:
+        ParseError: it cannot be read.
+    """
+    return parse_sql(text)[0].stmt
+
+
+def table_name(relation: Any) -> str:
+    """Return a parsed table reference as ``schema.table``."""
+    return _name(relation)
 
 
 def locks_taken(text: str, tables: Sequence[str]) -> dict[str, str]:

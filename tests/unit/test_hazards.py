@@ -6,10 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from playbook.hazards import RULES, find_hazards
-from playbook.records import Hazard, PlanStep, Severity
+from playbook.hazard_rules import RULES
+from playbook.hazards import find_hazards
+from playbook.records import ColumnFact, ConstraintFact, Hazard, Known, PlanStep, Severity
 
 SMALL, LARGE = 300, 30_000_000
+COLUMNS = (
+    ColumnFact("id", "bigint", True, True),
+    ColumnFact("a", "integer", False, False),
+    ColumnFact("b", "character varying(50)", False, False),
+)
+CASTS = frozenset({("varchar", "text")})
 
 BAD = {
     "adding-field-with-default": "ALTER TABLE t ADD COLUMN a timestamptz DEFAULT clock_timestamp()",
@@ -23,7 +30,7 @@ BAD = {
     "ban-drop-column": "ALTER TABLE t DROP COLUMN a",
     "ban-drop-table": "DROP TABLE t",
     "ban-truncate-cascade": "TRUNCATE t CASCADE",
-    "changing-column-type": "ALTER TABLE t ALTER COLUMN a TYPE text",
+    "changing-column-type": "ALTER TABLE t ALTER COLUMN a TYPE bigint",
     "constraint-missing-not-valid": "ALTER TABLE t ADD CONSTRAINT c CHECK (a > 0)",
     "delete-all-rows": "DELETE FROM t",
     "delete-rows": "DELETE FROM t WHERE a = 1",
@@ -53,7 +60,8 @@ def step(tmp_path: Path, sql: str, comment: str = "", revision: str = "r1") -> P
 
 def found(tmp_path: Path, sql: str, rows: int, comment: str = "") -> dict[str, Hazard]:
     """Return the hazards of some SQL on a table ``t`` of so many rows, by rule."""
-    hazards = find_hazards([step(tmp_path, sql, comment)], {"public.t": rows, "public.u": rows})
+    known = Known({"public.t": rows, "public.u": rows}, {"public.t": COLUMNS}, casts=CASTS)
+    hazards = find_hazards([step(tmp_path, sql, comment)], known)
     return {hazard.rule: hazard for hazard in hazards.items}
 
 
@@ -96,7 +104,7 @@ def test_tables_that_the_plan_creates_are_harmless(tmp_path: Path) -> None:
         step(tmp_path, "CREATE INDEX i ON t (a)", revision="r2"),
     ]
 
-    assert find_hazards(steps, {"public.t": LARGE}).items == ()
+    assert find_hazards(steps, Known({"public.t": LARGE})).items == ()
 
 
 def test_lock_taken_earlier_in_the_revision_is_held_through_an_update(tmp_path: Path) -> None:
@@ -110,7 +118,7 @@ def test_exemption_with_a_reason_lifts_a_stop_and_shows_the_reason(tmp_path: Pat
     rule = "require-concurrent-index-creation"
     comment = f"# playbook: allow {rule} on t because nobody writes at night"
 
-    hazards = find_hazards([step(tmp_path, BAD[rule], comment)], {"public.t": LARGE})
+    hazards = find_hazards([step(tmp_path, BAD[rule], comment)], Known({"public.t": LARGE}))
 
     assert hazards.items[0].allowed_because == "nobody writes at night"
     assert hazards.stops == ()
@@ -129,4 +137,4 @@ def test_exemption_without_reason_or_for_another_thing_lifts_nothing(
 ) -> None:
     rule = "require-concurrent-index-creation"
 
-    assert find_hazards([step(tmp_path, BAD[rule], comment)], {"public.t": LARGE}).stops
+    assert find_hazards([step(tmp_path, BAD[rule], comment)], Known({"public.t": LARGE})).stops
