@@ -6,6 +6,7 @@ through. What the plan itself creates is not there to be counted.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -47,7 +48,7 @@ def find_suspects(steps: Sequence[PlanStep], known: Known, *, is_observed: bool)
         statements = iter(read_statements(step.sql))
         for text, node in parse_statements(step.sql):
             if node is None:
-                walk.unreadable += text
+                walk.unreadable += f" {text}"
                 continue
             table = _existing_subject(node)
             if table:
@@ -128,7 +129,7 @@ class _Walk:
         name = table.split(".")[-1]
         return (
             self._is_vague
-            or name in self.unreadable
+            or re.search(rf"\b{re.escape(name)}\b", self.unreadable) is not None
             or any((table, column) in self._changed for column in (*columns, ALL))
             or bool(violation.parent)
             and (violation.parent in self._grown or self._is_written(violation.parent))
@@ -141,7 +142,7 @@ class _Walk:
         """Take note of what a statement does."""
         self._follow_writes(node)
         if isinstance(node, ast.DoStmt):
-            self.unreadable += " ".join(
+            self.unreadable += " " + " ".join(
                 str(getattr(item.arg, "sval", "")) for item in node.args or ()
             )
         elif isinstance(node, ast.CallStmt):

