@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 
 from playbook.constraints import Proofs, read_constraint
@@ -31,6 +32,11 @@ __all__ = ["STOP_AFTER_S", "WARN_AFTER_S", "find_hazards"]
 WARN_AFTER_S = 0.3
 STOP_AFTER_S = 2.0
 """As long as lock_timeout lets others wait by default."""
+
+PARTITIONED_REMEDY = (
+    "CREATE INDEX ON ONLY the partitioned table, CREATE INDEX CONCURRENTLY on each partition, then "
+    "ALTER INDEX ... ATTACH PARTITION each."
+)
 
 _EXEMPTION = re.compile(
     r"^\s*#\s*playbook:\s*allow\s+(?P<rule>[\w-]+)(?:\s+on\s+(?P<table>\S+))?"
@@ -88,7 +94,7 @@ def _findings(sql: str) -> Iterator[tuple[Statement, list[str]]]:
     """Return each statement with the rules it falls under."""
     findings = _run_squawk(sql)
     for statement in read_statements(sql):
-        names = [n for line, n in findings if statement.first_line <= line <= statement.last_line]
+        names = [n for place, n in findings if statement.start <= place < statement.stop]
         names = list(dict.fromkeys([*(n for n in names if n in RULES), *statement.writes]))
         hidden = {w for w, stronger in STRONGER_SAME.items() if set(stronger) & set(names)}
         yield statement, [n for n in names if n not in hidden]
@@ -121,8 +127,11 @@ def _weigh(
 
 def _with_remedy(hazard: Hazard, statement: Statement, known: Known) -> Hazard:
     """Return a hazard that weighs something with its statement rewritten."""
-    if hazard.severity is Severity.OK or hazard.table in known.partitioned:
+    if hazard.severity is Severity.OK:
         return hazard
+    if hazard.table in known.partitioned:  # PostgreSQL builds no index of all of it concurrently
+        builds = RULES[hazard.rule].work == "index"
+        return replace(hazard, remedy=PARTITIONED_REMEDY) if builds else hazard
     columns = known.columns.get(hazard.table, ())
     return replace(hazard, rewrite=rewrite(hazard.rule, statement.text, columns))
 
@@ -140,7 +149,7 @@ def _by_time(blocked_s: float) -> Severity:
 
 
 def _run_squawk(sql: str) -> list[tuple[int, str]]:
-    """Return (line, rule) of each finding; lines are counted from 0."""
+    """Return (place, rule) of each finding; places are counted in characters from 0."""
     beside = str(Path(sys.executable).parent)
     program = shutil.which("squawk", path=beside) or shutil.which("squawk")
     if program is None:
@@ -156,7 +165,12 @@ def _run_squawk(sql: str) -> list[tuple[int, str]]:
         check=False,
     )
     try:
-        return [(item["line"], item["rule_name"]) for item in json.loads(done.stdout)]
+        found = json.loads(done.stdout)
     except ValueError as error:
         last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise SettingsError(f"squawk could not read the SQL: {last}") from error
+    lines = sql.encode().split(b"\n")
+    starts = [0, *accumulate(len(line) + 1 for line in lines)]
+    # squawk counts a column in bytes.
+    places = [(starts[item["line"]] + item["column"], item["rule_name"]) for item in found]
+    return [(len(sql.encode()[:place].decode(errors="ignore")), name) for place, name in places]

@@ -47,6 +47,10 @@ SELECT DISTINCT p.proname FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.
 WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
 """
 
+FILLING_DOMAINS = """
+SELECT typname FROM pg_type WHERE typtype = 'd' AND typdefault IS NOT NULL
+"""
+
 
 def read_known(connection: Connection) -> Known:
     """Return what is in a database; nothing is counted, rows are estimates.
@@ -69,6 +73,7 @@ def read_known(connection: Connection) -> Known:
         casts=frozenset((source, to) for source, to in fetch(connection, BINARY_CASTS)),
         partitioned=frozenset(name for (name,) in fetch(connection, PARTITIONED)),
         functions=frozenset(name for (name,) in fetch(connection, FUNCTIONS)),
+        filling=frozenset(name for (name,) in fetch(connection, FILLING_DOMAINS)),
         is_utc=_is_utc(connection),
     )
 

@@ -38,7 +38,7 @@ from playbook.records import Hazards, Loss, Plan, PlanStep, RevisionGraph
 from playbook.revisions import after, check_target, join
 from playbook.salvage import find_loss
 from playbook.sandbox import drop_database, open_target
-from playbook.statements import tables_in
+from playbook.statements import dropped_objects, tables_in
 from playbook.suspects import find_suspects
 from playbook.targets import Target
 
@@ -140,6 +140,8 @@ def weigh_hazards(target: Target, plan: Plan, *, loss: Loss | None = None) -> Ha
 
 def _held(target: Target, plan: Plan, loss: Loss | None) -> dict[tuple[str, str], int]:
     """Return what each table or column that is dropped holds; nothing if it takes too long."""
+    if not dropped_objects(plan.sql):
+        return {}
     try:
         loss = loss or find_loss(target, plan, version_table="", limit=COUNT_LIMIT)
     except StatementTimeout:

@@ -642,11 +642,17 @@ def _hazard(one: Hazard) -> tuple[Cell, ...]:
         Code(one.rule),
         Code(one.table),
         one.object,
-        Number(f"~{count(one.rows)}" if one.rows >= 0 else "unknown"),
+        Number(_weighed_rows(one)),
         Number(f"~{seconds(one.blocked_s)}"),
         f"{one.lock}: {one.blocks or 'nothing'}",
         Lines(text, tuple(more)),
     )
+
+
+def _weighed_rows(one: Hazard) -> str:
+    if one.rows < 0:
+        return "unknown"
+    return count(one.rows) if one.is_certain else f"~{count(one.rows)}"
 
 
 def _note(shown: Note) -> View:

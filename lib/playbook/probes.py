@@ -7,7 +7,7 @@ a failure. Where there is no suspect, no session is opened.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psycopg2
 from psycopg2 import sql
@@ -79,25 +79,29 @@ def _count(connection: Connection, query: str, limit: str) -> tuple[int, str]:
 def with_counts(hazards: Hazards, steps: Sequence[PlanStep], counted: Sequence[Counted]) -> Hazards:
     """Return hazards with those that were counted, in the order of the plan's statements.
 
-    What was counted stands for what was estimated of the same statement.
+    What was counted stands for what was estimated of the same statement, with its rewrite.
     """
     exact = {
-        (one.suspect.step.revision, one.suspect.statement.text)
+        _place(_hazard(one))
         for one in counted
         if one.suspect.violation.rule == "rows-lack-a-value" and not one.problem
     }
-    kept = [
-        hazard
-        for hazard in hazards.items
-        if hazard.rule != "adding-required-field"
-        or (hazard.revision, hazard.statement) not in exact
-    ]
+    estimated = {_place(h): h for h in hazards.items if h.rule == "adding-required-field"}
+    kept = [h for h in hazards.items if not (_place(h) in exact and h in estimated.values())]
     found = [_hazard(one) for one in counted if one.rows]
+    found = [
+        replace(h, rewrite=estimated[_place(h)].rewrite or h.rewrite)
+        if h.rule == "rows-lack-a-value" and _place(h) in estimated
+        else h
+        for h in found
+    ]
     places = [(s.revision, one.text) for s in steps for one in read_statements(s.sql)]
     order = {place: number for number, place in reversed(list(enumerate(places)))}
-    return Hazards(
-        tuple(sorted([*found, *kept], key=lambda h: order.get((h.revision, h.statement), 0)))
-    )
+    return Hazards(tuple(sorted([*found, *kept], key=lambda h: order.get(_place(h), 0))))
+
+
+def _place(hazard: Hazard) -> tuple[str, str]:
+    return hazard.revision, hazard.statement
 
 
 def _hazard(one: Counted) -> Hazard:

@@ -256,7 +256,8 @@ class Known:
     ``rows`` are estimates; ``keys`` the columns of each primary key, in its order; ``held`` what
     each table ("" as the column) or column to be dropped holds, counted; ``casts`` the pairs of
     types that pg_cast calls binary coercible; ``partitioned`` the partitioned tables;
-    ``functions`` the names of functions that are not PostgreSQL's own.
+    ``functions`` the names of functions that are not PostgreSQL's own; ``filling`` those of domains
+    with a default.
     """
 
     rows: Mapping[str, int]
@@ -267,6 +268,7 @@ class Known:
     casts: frozenset[tuple[str, str]] = frozenset()
     partitioned: frozenset[str] = frozenset()
     functions: frozenset[str] = frozenset()
+    filling: frozenset[str] = frozenset()
     is_utc: bool = False
 
 

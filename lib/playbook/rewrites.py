@@ -147,9 +147,11 @@ def _parts(
 
 def _index(text: str) -> list[Part]:
     """Return the statement as it was written, with CONCURRENTLY."""
-    text = text.strip().rstrip(";")
-    plain = re.compile(r"^(create\s+(?:unique\s+)?index)(?!\s+concurrently)", re.IGNORECASE)
-    return [Part(plain.sub(r"\1 CONCURRENTLY", text) + ";", is_plain=False)]
+    plain = re.compile(
+        r"\A((?:\s*/\*.*?\*/)*\s*create\s+(?:unique\s+)?index)(?!\s+concurrently)", re.I | re.S
+    )
+    made = plain.sub(r"\1 CONCURRENTLY", text.strip().rstrip(";"))
+    return [Part(f"{made};", is_plain=False)] if parse_statement(made).concurrent else []
 
 
 def _alter(rule: str, statement: Any, columns: Sequence[ColumnFact]) -> list[Part]:
@@ -315,7 +317,7 @@ def _change_type(table: Any, command: Any, columns: Sequence[ColumnFact]) -> Ite
     if old.not_null:
         yield from _set_not_null(table, f"{command.name}_new")
     yield Part(
-        f"-- Its default, indexes and constraints are made for {new} before this.\n"
+        f"-- Before this, make the default, indexes and constraints of {column} for {new}.\n"
         f"DROP TRIGGER {keeper} ON {of};\nDROP FUNCTION {keeper}();\n"
         f"ALTER TABLE {of} RENAME COLUMN {column} TO {was};\n"
         f"ALTER TABLE {of} RENAME COLUMN {new} TO {column};"

@@ -32,17 +32,18 @@ LOAD = "load.sql"
 """psql's way to bring the rows back, once the tables and columns are there again."""
 
 
-def find_loss(target: Target, plan: Plan, *, version_table: str, limit: str = "0") -> Loss:
+def find_loss(target: Target, plan: Plan, *, version_table: str, limit: str = "") -> Loss:
     """Return what a plan drops that exists now, with its rows; tables first.
 
     Args:
         version_table: ``schema.table`` of Alembic's own table, which is not data.
-        limit: how long each count may take, as statement_timeout; "0" is without end.
+        limit: how long each count may take, as statement_timeout; "" leaves it as it is.
 
     Raises:
         StatementTimeout: a count took longer than ``limit``.
     """
-    with connect(target, read_only=True, settings={"statement_timeout": limit}) as connection:
+    settings = {"statement_timeout": limit} if limit else {}
+    with connect(target, read_only=True, settings=settings) as connection:
         existing = table_columns(connection)
         return Loss(tuple(_loss_items(connection, plan, existing, version_table)))
 

@@ -42,15 +42,15 @@ class Dropped:
 
 @dataclass(frozen=True)
 class Statement:
-    """One statement: its text, the lines it stands on (from 0), and the table it is about.
+    """One statement: its text, where it stands (in characters), and the table it is about.
 
     ``lock`` is the mode it takes on that table. ``writes`` are the kinds of row changes in it:
     ``update-all-rows``, ``update-rows``, ``delete-all-rows``, ``delete-rows`` or ``truncate``.
     """
 
     text: str
-    first_line: int
-    last_line: int
+    start: int
+    stop: int
     table: str
     lock: str
     writes: tuple[str, ...]
@@ -66,12 +66,11 @@ def read_statements(text: str) -> list[Statement]:
         statement = _parse_one(piece)
         table = _subject(statement)
         if table:
-            first, last = (text.count("\n", 0, end) for end in (part.start, part.stop))
             found.append(
                 Statement(
                     _without_comments(piece),
-                    first,
-                    last,
+                    part.start,
+                    part.stop,
                     table,
                     _lock(statement),
                     _writes(statement),

@@ -78,7 +78,7 @@ class _Walk:
         self._bare: set[tuple[str, str]] = set()  # added without a value
         self._changed: set[tuple[str, str]] = set()
         self._grown: set[str] = set()
-        self._functions = set(known.functions)
+        self._functions = {"set_config", *known.functions}
         self._is_vague = False
         self.unreadable = ""
         self._pending: dict[str, dict[str, Any]] = {}
@@ -145,8 +145,10 @@ class _Walk:
             self.unreadable += " " + " ".join(
                 str(getattr(item.arg, "sval", "")) for item in node.args or ()
             )
-        elif isinstance(node, ast.CallStmt):
+        elif isinstance(node, (ast.CallStmt, ast.CreateDomainStmt)):
             self._is_vague = True
+        elif isinstance(node, ast.VariableSetStmt):
+            self._is_vague |= node.name == "search_path"  # names then mean other tables
         elif isinstance(node, ast.CreateFunctionStmt):
             self._functions |= {part.sval for part in node.funcname or ()}
         elif isinstance(node, ast.CreateStmt):
@@ -177,7 +179,7 @@ class _Walk:
         """Take note of what a command of ALTER TABLE does."""
         if command.subtype == AlterTableType.AT_AddColumn:
             name = command.def_.colname
-            if name not in self._columns[table] and not has_values(command.def_):
+            if name not in self._columns[table] and not has_values(command.def_, self._known):
                 self._bare.add((table, name))
         elif command.subtype == AlterTableType.AT_DropColumn:
             self._columns[table].discard(command.name)

@@ -19,7 +19,7 @@ from playbook.records import ColumnFact, Known
 from playbook.statements import table_name
 from playbook.type_changes import DataType, TypeChange, read_type, shortens, type_changes
 
-__all__ = ["RULES", "Violation", "of_command", "of_index"]
+__all__ = ["MAY_STILL_RUN", "RULES", "Violation", "has_values", "of_command", "of_index"]
 
 RULES: Mapping[str, str] = {
     "nulls-break-not-null": "Fill them in an earlier revision.",
@@ -103,7 +103,7 @@ def of_command(
         case AlterTableType.AT_ValidateConstraint if command.name in pending:
             yield from _constraint(relation, table, pending[command.name], known)
         case AlterTableType.AT_AddColumn:
-            yield from _required(relation, table, command.def_)
+            yield from _required(relation, table, command.def_, known)
         case AlterTableType.AT_AlterColumnType:
             statement = ast.AlterTableStmt(relation=relation, cmds=(command,))
             for change in type_changes(statement):
@@ -125,18 +125,18 @@ def _nulls(relation: Any, table: str, column: str) -> Violation:
     return Violation("nulls-break-not-null", table, column, frozenset({column}), query, what)
 
 
-def _required(relation: Any, table: str, definition: Any) -> Iterator[Violation]:
+def _required(relation: Any, table: str, definition: Any, known: Known) -> Iterator[Violation]:
     """Return all rows where a column is added that they must have and have no value for."""
     given = {c.contype: c for c in definition.constraints or ()}
     required = {ConstrType.CONSTR_NOTNULL, ConstrType.CONSTR_PRIMARY} & given.keys()
-    if required and not has_values(definition):
+    if required and not has_values(definition, known):
         what = _rows(f"that would have no value in {definition.colname}")
         query = f"SELECT * FROM {_plain_name(relation)}"
         name = definition.colname
         yield Violation("rows-lack-a-value", table, name, frozenset(), query, what)
 
 
-def has_values(definition: Any) -> bool:
+def has_values(definition: Any, known: Known) -> bool:
     """Say whether a column that is added has a value in old rows at once."""
     filling = {
         ConstrType.CONSTR_DEFAULT,
@@ -144,7 +144,8 @@ def has_values(definition: Any) -> bool:
         ConstrType.CONSTR_GENERATED,
     }
     given = {c.contype for c in definition.constraints or ()}
-    return bool(filling & given) or "serial" in definition.typeName.names[-1].sval
+    type_name = definition.typeName.names[-1].sval
+    return bool(filling & given) or "serial" in type_name or type_name in known.filling
 
 
 def _constraint(relation: Any, table: str, constraint: Any, known: Known) -> Iterator[Violation]:

@@ -235,3 +235,15 @@ def test_partitioned_table_gets_no_rewrite_that_the_server_refuses(tmp_path: Pat
     (hazard,) = find_hazards([step(tmp_path, "CREATE INDEX i ON t (a)")], known).items
 
     assert (hazard.severity, hazard.rewrite) == (Severity.STOP, "")
+
+
+def test_rule_is_told_of_its_own_statement_where_several_stand_on_a_line(tmp_path: Path) -> None:
+    sql = f"UPDATE t SET b = 'öäü文書' WHERE a = 1; {SET_NOT_NULL}; CREATE INDEX i ON u (a)"
+
+    hazards = find_hazards([step(tmp_path, sql)], Known({"public.t": LARGE, "public.u": LARGE}))
+
+    assert [(h.rule, h.statement.split()[0]) for h in hazards.items] == [
+        ("update-rows", "UPDATE"),
+        ("adding-not-nullable-field", "ALTER"),
+        ("require-concurrent-index-creation", "CREATE"),
+    ]

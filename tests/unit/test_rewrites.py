@@ -69,6 +69,8 @@ def test_rewrite_falls_under_no_rule_that_its_statement_fell_under(
     [
         ("require-concurrent-index-creation", "create index I on T (a) where a > 0;",
          "create index CONCURRENTLY I on T (a) where a > 0;"),
+        ("require-concurrent-index-creation", "/* why */ CREATE UNIQUE\n INDEX i ON t (a)",
+         "/* why */ CREATE UNIQUE\n INDEX CONCURRENTLY i ON t (a);"),
         ("adding-foreign-key-constraint", "ALTER TABLE s.t ADD FOREIGN KEY (a, b) REFERENCES u",
          "ADD CONSTRAINT t_a_b_fkey FOREIGN KEY (a, b) REFERENCES u NOT VALID;"),
         ("disallowed-unique-constraint", 'ALTER TABLE t ADD CONSTRAINT "Q" UNIQUE ("a b") '

@@ -25,6 +25,7 @@ KNOWN = Known(
         ),
     ),
     functions=frozenset({"fill"}),
+    filling=frozenset({"filled"}),
 )
 NOT_NULL = "ALTER TABLE t ALTER a SET NOT NULL"
 UNIQUE = "CREATE UNIQUE INDEX i ON t (lower(b)) WHERE a > 0"
@@ -61,6 +62,7 @@ def suspects(*revisions: str, is_observed: bool = False) -> list[tuple[str, bool
         ("ALTER TABLE t ADD COLUMN n int NOT NULL", ["rows-lack-a-value"]),
         ("ALTER TABLE t ADD COLUMN n int NOT NULL DEFAULT 1", []),
         ("ALTER TABLE t ADD COLUMN n bigserial NOT NULL", []),
+        ("ALTER TABLE t ADD COLUMN n filled NOT NULL", []),
         ("ALTER TABLE t ADD COLUMN n int GENERATED ALWAYS AS IDENTITY NOT NULL", []),
         ("ALTER TABLE t ALTER b TYPE varchar(5)", ["values-too-long"]),
         ("ALTER TABLE t ALTER b TYPE varchar(5) USING b::varchar(5)", ["values-cut-off"]),
@@ -102,6 +104,9 @@ def test_what_hangs_on_rows_that_exist(sql: str, rules: list[str]) -> None:
         ("DO $$ BEGIN UPDATE t SET a = 1; END $$", NOT_NULL, True),
         ("DO $$ BEGIN PERFORM 1; END $$", NOT_NULL, False),
         ("CALL anything()", NOT_NULL, True),
+        ("SET search_path TO s", NOT_NULL, True),
+        ("SELECT pg_catalog.set_config('search_path', '', false)", NOT_NULL, True),
+        ("SET lock_timeout = '2s'", NOT_NULL, False),
         ("SELECT fill()", NOT_NULL, True),
         ("SELECT count(*) FROM t", NOT_NULL, False),
         ("CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'; SELECT f()", NOT_NULL, True),

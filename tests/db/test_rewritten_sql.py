@@ -11,7 +11,8 @@ from playbook.database import connect, fetch
 from playbook.dump import dump_schema, find_client_tools
 from playbook.known import read_known
 from playbook.rewrites import rewrite
-from playbook.targets import Target
+from playbook.targets import Target, load_target
+from servers import PrivateServer
 
 TABLES = """
 CREATE TABLE u (id bigint PRIMARY KEY, x int, y int, UNIQUE (x, y));
@@ -48,6 +49,7 @@ CASES = [
     ("delete-rows", "DELETE FROM t WHERE a % 7 = 0 OR a > 2400"),
     ("delete-all-rows", "DELETE FROM t"),
 ]  # fmt: skip
+KEYLESS_TABLE = "CREATE TABLE k (x int, y int NOT NULL); INSERT INTO k VALUES (1, 2), (1, 3)"
 KEYLESS = [
     ("adding-serial-primary-key-field", "ALTER TABLE k ADD PRIMARY KEY (x, y)"),
     ("adding-serial-primary-key-field", "ALTER TABLE k ADD CONSTRAINT kk PRIMARY KEY (y)"),
@@ -83,15 +85,14 @@ def rewritten(target: Target, run: Run, prepared: str, rule: str, sql: str) -> s
     return rewrite(rule, sql, columns["public.k" if " k " in sql else "public.t"])
 
 
-@pytest.mark.parametrize(
-    ("prepared", "rule", "sql"),
-    [
-        *((TABLES, *case) for case in CASES),
-        *(("CREATE TABLE k (x int, y int NOT NULL); INSERT INTO k VALUES (1, 2), (1, 3)", *case)
-          for case in KEYLESS),
-        *((f"{TABLES}; TRUNCATE t", *case) for case in ON_EMPTY),
-    ],
-)  # fmt: skip
+ALL = [
+    *((TABLES, *case) for case in CASES),
+    *((KEYLESS_TABLE, *case) for case in KEYLESS),
+    *((f"{TABLES}; TRUNCATE t", *case) for case in ON_EMPTY),
+]
+
+
+@pytest.mark.parametrize(("prepared", "rule", "sql"), ALL)
 def test_rewrite_ends_in_the_same_schema_and_rows_as_its_statement(
     fresh_database: Target, run_psql: Run, prepared: str, rule: str, sql: str
 ) -> None:
@@ -102,6 +103,15 @@ def test_rewrite_ends_in_the_same_schema_and_rows_as_its_statement(
 
     assert made
     assert anew == plain
+
+
+def test_rewrites_hold_on_other_versions(other_version: PrivateServer, run_psql: Run) -> None:
+    with other_version.database() as name:
+        target = load_target(other_version.url(name))
+        for prepared, rule, sql in ALL:
+            made = rewritten(target, run_psql, prepared, rule, sql)
+            plain = left_behind(target, run_psql, prepared, sql)
+            assert left_behind(target, run_psql, prepared, made) == plain, sql
 
 
 def test_not_null_proven_by_a_check_reads_no_row(fresh_database: Target, run_psql: Run) -> None:
