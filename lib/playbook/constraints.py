@@ -35,6 +35,7 @@ _LABELS = {
     ConstrType.CONSTR_UNIQUE: "key",
     ConstrType.CONSTR_PRIMARY: "pkey",
     ConstrType.CONSTR_EXCLUSION: "excl",
+    ConstrType.CONSTR_NOTNULL: "not_null",
 }
 
 
@@ -135,7 +136,7 @@ class Proofs:
         """Take note of what a statement adds, validates and drops."""
         for constraint in added_constraints(statement):
             if constraint.contype == ConstrType.CONSTR_CHECK:
-                name = constraint_name(table.split(".")[-1], constraint)
+                name = constraint_name(table.split(".", 1)[-1], constraint)
                 self.add(table, name, constraint, valid=not constraint.skip_validation)
         for command in getattr(statement, "cmds", None) or ():
             if command.subtype == AlterTableType.AT_ValidateConstraint:

@@ -137,7 +137,7 @@ def _with_remedy(hazard: Hazard, statement: Statement, known: Known) -> Hazard:
 
 
 def _reason(hazard: Hazard, exemptions: Sequence[tuple[str, str, str]]) -> str:
-    names = {"", hazard.table, hazard.table.split(".")[-1]}
+    names = {"", hazard.table, hazard.table.split(".", 1)[-1]}
     reasons = (r for rule, table, r in exemptions if rule == hazard.rule and table in names)
     return next(reasons, "")
 

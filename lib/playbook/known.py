@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from psycopg2.errors import LockNotAvailable
 from psycopg2.extensions import connection as Connection
 
 from playbook.catalog import table_columns, table_sizes
@@ -25,8 +26,12 @@ SELECT n.nspname || '.' || c.relname, o.conname, pg_get_constraintdef(o.oid), o.
 FROM pg_constraint AS o JOIN pg_class AS c ON c.oid = o.conrelid
 JOIN pg_namespace AS n ON n.oid = c.relnamespace
 WHERE o.contype IN ('c', 'f') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+  AND NOT EXISTS (SELECT FROM pg_locks AS l
+                  JOIN pg_database AS d ON d.oid = l.database AND d.datname = current_database()
+                  WHERE l.relation = c.oid AND l.mode = 'AccessExclusiveLock')
 ORDER BY 1, 2
 """
+"""Of tables that somebody holds exclusively, nothing: pg_get_constraintdef() would wait."""
 
 PRIMARY_KEYS = """
 SELECT n.nspname || '.' || c.relname,
@@ -69,13 +74,20 @@ def read_known(connection: Connection) -> Known:
             for table, columns in table_columns(connection).items()
         },
         keys={table: tuple(columns) for table, columns in fetch(connection, PRIMARY_KEYS)},
-        constraints=tuple(ConstraintFact(*row) for row in fetch(connection, CONSTRAINTS)),
+        constraints=_constraints(connection),
         casts=frozenset((source, to) for source, to in fetch(connection, BINARY_CASTS)),
         partitioned=frozenset(name for (name,) in fetch(connection, PARTITIONED)),
         functions=frozenset(name for (name,) in fetch(connection, FUNCTIONS)),
         filling=frozenset(name for (name,) in fetch(connection, FILLING_DOMAINS)),
         is_utc=_is_utc(connection),
     )
+
+
+def _constraints(connection: Connection) -> tuple[ConstraintFact, ...]:
+    try:
+        return tuple(ConstraintFact(*row) for row in fetch(connection, CONSTRAINTS))
+    except LockNotAvailable:  # taken between the look and the reading
+        return ()
 
 
 def _is_utc(connection: Connection) -> bool:

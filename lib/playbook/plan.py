@@ -25,6 +25,7 @@ from playbook.dump import dump_schema, find_client_tools, load_sql
 from playbook.errors import (
     BackupFailed,
     GuardRefused,
+    LockNotAcquired,
     MigrationFailed,
     PlaybookError,
     SettingsError,
@@ -139,12 +140,12 @@ def weigh_hazards(target: Target, plan: Plan, *, loss: Loss | None = None) -> Ha
 
 
 def _held(target: Target, plan: Plan, loss: Loss | None) -> dict[tuple[str, str], int]:
-    """Return what each table or column that is dropped holds; nothing if it takes too long."""
+    """Return what each table or column that is dropped holds; nothing if that takes too long."""
     if not dropped_objects(plan.sql):
         return {}
     try:
         loss = loss or find_loss(target, plan, version_table="", limit=COUNT_LIMIT)
-    except StatementTimeout:
+    except (StatementTimeout, LockNotAcquired):
         return {}
     return {(item.table, item.column): item.rows for item in loss.items}
 

@@ -96,8 +96,10 @@ def _falls_under(rule: str, command: Any) -> bool:
     if command.subtype == AlterTableType.AT_AddConstraint:
         kinds = {_CONSTRAINT_RULES.get(rule)}
         if rule == "constraint-missing-not-valid":
-            kinds.add(ConstrType.CONSTR_EXCLUSION)
+            kinds |= {ConstrType.CONSTR_EXCLUSION, ConstrType.CONSTR_NOTNULL}
         return command.def_.contype in kinds
+    if command.subtype == AlterTableType.AT_ValidateConstraint:
+        return rule == "constraint-missing-not-valid"
     if command.subtype != AlterTableType.AT_AddColumn:
         return False
     given = {c.contype: c for c in command.def_.constraints or ()}
@@ -156,6 +158,8 @@ def _index(text: str) -> list[Part]:
 
 def _alter(rule: str, statement: Any, columns: Sequence[ColumnFact]) -> list[Part]:
     """Return the commands of ALTER TABLE in their order, those that fall under a rule anew."""
+    if not any(_falls_under(rule, command) for command in statement.cmds):
+        return []
     parts: list[Part] = []
     for command in statement.cmds:
         if not _falls_under(rule, command):
@@ -174,6 +178,8 @@ def _command(table: Any, command: Any, columns: Sequence[ColumnFact]) -> Iterato
         return _constraint(table, command.def_, columns)
     if command.subtype == AlterTableType.AT_SetNotNull:
         return _set_not_null(table, command.name)
+    if command.subtype == AlterTableType.AT_ValidateConstraint:
+        return _validate(table, command.name)
     if command.subtype == AlterTableType.AT_AlterColumnType:
         return _change_type(table, command, columns)
     return _add_column(table, command, columns)
@@ -183,6 +189,7 @@ def _constraint(table: Any, constraint: Any, columns: Sequence[ColumnFact]) -> I
     rewriter: dict[Any, Callable[..., Iterator[Part]]] = {
         ConstrType.CONSTR_CHECK: _not_valid,
         ConstrType.CONSTR_FOREIGN: _not_valid,
+        ConstrType.CONSTR_NOTNULL: _not_valid,
         ConstrType.CONSTR_UNIQUE: _using_index,
         ConstrType.CONSTR_PRIMARY: _using_index,
     }
@@ -197,6 +204,14 @@ def _not_valid(table: Any, constraint: Any, columns: Sequence[ColumnFact]) -> It
     constraint.skip_validation, constraint.initially_valid = True, False
     yield Part(f"ALTER TABLE {RawStream()(table)} ADD {RawStream()(constraint)};")
     yield Part(f"ALTER TABLE {RawStream()(table)} VALIDATE CONSTRAINT {quoted(name)};")
+
+
+def _validate(table: Any, name: str) -> Iterator[Part]:
+    """Write VALIDATE that stands beside what adds the constraint: the lock of that is kept."""
+    yield Part(
+        "-- In a revision of its own, after the one that adds it NOT VALID:\n"
+        f"ALTER TABLE {RawStream()(table)} VALIDATE CONSTRAINT {quoted(name)};"
+    )
 
 
 def _using_index(table: Any, constraint: Any, columns: Sequence[ColumnFact]) -> Iterator[Part]:

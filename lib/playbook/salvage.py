@@ -37,12 +37,14 @@ def find_loss(target: Target, plan: Plan, *, version_table: str, limit: str = ""
 
     Args:
         version_table: ``schema.table`` of Alembic's own table, which is not data.
-        limit: how long each count may take, as statement_timeout; "" leaves it as it is.
+        limit: how long each count may take, as statement_timeout, and then how long it may wait
+            where somebody holds the table (2 s); "" leaves both as they are.
 
     Raises:
         StatementTimeout: a count took longer than ``limit``.
+        LockNotAcquired: somebody holds a table exclusively.
     """
-    settings = {"statement_timeout": limit} if limit else {}
+    settings = {"statement_timeout": limit, "lock_timeout": "2s"} if limit else {}
     with connect(target, read_only=True, settings=settings) as connection:
         existing = table_columns(connection)
         return Loss(tuple(_loss_items(connection, plan, existing, version_table)))

@@ -126,7 +126,7 @@ class _Walk:
         """Say whether earlier statements may have mended what would break one."""
         table = violation.table
         columns = violation.columns or {violation.object}
-        name = table.split(".")[-1]
+        name = table.split(".", 1)[-1]
         return (
             self._is_vague
             or re.search(rf"\b{re.escape(name)}\b", self.unreadable) is not None
@@ -193,7 +193,7 @@ class _Walk:
             self._pending.get(table, {}).pop(command.name, None)
         for constraint in added_constraints(ast.AlterTableStmt(cmds=(command,))):
             if constraint.skip_validation:
-                name = constraint_name(table.split(".")[-1], constraint)
+                name = constraint_name(table.split(".", 1)[-1], constraint)
                 self._pending.setdefault(table, {})[name] = constraint
 
     def _follow_writes(self, node: Any) -> None:

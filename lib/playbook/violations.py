@@ -161,6 +161,8 @@ def _constraint(relation: Any, table: str, constraint: Any, known: Known) -> Ite
         what = _rows(f"that break {text}", f"that breaks {text}")
         columns = frozenset(columns_of(constraint.raw_expr))
         yield Violation("rows-break-check", table, name, columns, query, what)
+    elif constraint.contype == ConstrType.CONSTR_NOTNULL:
+        yield from (_nulls(relation, table, key.sval) for key in constraint.keys or ())
     elif constraint.contype == ConstrType.CONSTR_FOREIGN:
         yield from _orphans(relation, table, constraint, name, known)
     elif constraint.contype in {ConstrType.CONSTR_UNIQUE, ConstrType.CONSTR_PRIMARY}:

@@ -31,6 +31,7 @@ CASES = [
     ("adding-foreign-key-constraint",
      "ALTER TABLE t ADD CONSTRAINT f FOREIGN KEY (a, e) REFERENCES u (x, y) MATCH FULL "
      "ON DELETE CASCADE ON UPDATE SET NULL DEFERRABLE INITIALLY DEFERRED"),
+    ("constraint-missing-not-valid", "ALTER TABLE t ADD CONSTRAINT cs CHECK (a > 0) NO INHERIT"),
     ("constraint-missing-not-valid", 'ALTER TABLE t ADD CHECK ("c d" > 0)'),
     ("constraint-missing-not-valid", "ALTER TABLE t ADD z int, ADD CHECK (a > 0 OR b <> 'x')"),
     ("disallowed-unique-constraint", "ALTER TABLE t ADD UNIQUE (a, b)"),

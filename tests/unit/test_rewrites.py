@@ -79,6 +79,10 @@ def test_rewrite_falls_under_no_rule_that_its_statement_fell_under(
         ("disallowed-unique-constraint", "ALTER TABLE t ADD UNIQUE NULLS NOT DISTINCT (a) "
          "INCLUDE (b) WITH (fillfactor=70)",
          "t_a_key ON t (a) INCLUDE (b) NULLS NOT DISTINCT WITH (fillfactor = 70);"),
+        ("constraint-missing-not-valid", "ALTER TABLE t VALIDATE CONSTRAINT c",
+         "-- In a revision of its own, after the one that adds it NOT VALID:"),
+        ("constraint-missing-not-valid", "ALTER TABLE t ADD CONSTRAINT nn NOT NULL a",
+         "ADD CONSTRAINT nn NOT NULL a NOT VALID;"),
         ("update-rows", "UPDATE t AS x SET a = 1 WHERE a IS NULL OR b = ''",
          "WHERE (a IS NULL OR b = '') AND x.id >= first_1 AND x.id <= last_1;"),
     ],

@@ -58,6 +58,8 @@ def suspects(*revisions: str, is_observed: bool = False) -> list[tuple[str, bool
         ("ALTER TABLE t ADD CHECK (a > 0) NOT VALID; ALTER TABLE t VALIDATE CONSTRAINT t_a_check",
          ["rows-break-check"]),
         ("ALTER TABLE t VALIDATE CONSTRAINT nv", ["rows-break-check"]),
+        ("ALTER TABLE t ADD CONSTRAINT nn NOT NULL a", ["nulls-break-not-null"]),
+        ("ALTER TABLE t ADD CONSTRAINT nn NOT NULL a NOT VALID", []),
         (REFERS, ["orphans-break-foreign-key"]),
         ("ALTER TABLE t ADD COLUMN n int NOT NULL", ["rows-lack-a-value"]),
         ("ALTER TABLE t ADD COLUMN n int NOT NULL DEFAULT 1", []),
