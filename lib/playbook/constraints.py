@@ -21,6 +21,7 @@ __all__ = [
     "added_constraints",
     "columns_of",
     "constraint_name",
+    "functions_of",
     "not_null_columns",
     "object_name",
     "quoted",
@@ -54,6 +55,18 @@ def columns_of(expression: Any) -> set[str]:
                 found.add(name)
 
     Columns()(expression)
+    return found
+
+
+def functions_of(expression: Any) -> set[str]:
+    """Return the functions that an expression calls, by name."""
+    found: set[str] = set()
+
+    class Functions(Visitor):
+        def visit_FuncCall(self, ancestors: Any, node: Any) -> None:
+            found.add(node.funcname[-1].sval)
+
+    Functions()(expression)
     return found
 
 

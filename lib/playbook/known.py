@@ -56,6 +56,8 @@ FILLING_DOMAINS = """
 SELECT typname FROM pg_type WHERE typtype = 'd' AND typdefault IS NOT NULL
 """
 
+STEADY = "SELECT proname FROM pg_proc GROUP BY 1 HAVING bool_and(provolatile <> 'v')"
+
 
 def read_known(connection: Connection) -> Known:
     """Return what is in a database; nothing is counted, rows are estimates.
@@ -79,6 +81,7 @@ def read_known(connection: Connection) -> Known:
         partitioned=frozenset(name for (name,) in fetch(connection, PARTITIONED)),
         functions=frozenset(name for (name,) in fetch(connection, FUNCTIONS)),
         filling=frozenset(name for (name,) in fetch(connection, FILLING_DOMAINS)),
+        steady=frozenset(name for (name,) in fetch(connection, STEADY)),
         is_utc=_is_utc(connection),
     )
 

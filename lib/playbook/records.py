@@ -257,7 +257,7 @@ class Known:
     each table ("" as the column) or column to be dropped holds, counted; ``casts`` the pairs of
     types that pg_cast calls binary coercible; ``partitioned`` the partitioned tables;
     ``functions`` the names of functions that are not PostgreSQL's own; ``filling`` those of domains
-    with a default.
+    with a default; ``steady`` those of functions of which no form is volatile.
     """
 
     rows: Mapping[str, int]
@@ -269,6 +269,7 @@ class Known:
     partitioned: frozenset[str] = frozenset()
     functions: frozenset[str] = frozenset()
     filling: frozenset[str] = frozenset()
+    steady: frozenset[str] = frozenset()
     is_utc: bool = False
 
 

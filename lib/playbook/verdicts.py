@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from pglast.enums import AlterTableType
+from pglast.enums import AlterTableType, ConstrType
 
-from playbook.constraints import Proofs
+from playbook.constraints import Proofs, functions_of
 from playbook.hazard_rules import RULES, Rule
 from playbook.records import Known, Severity
 from playbook.statements import Dropped, Statement, dropped_objects
@@ -25,6 +25,8 @@ def judge(name: str, statement: Statement, known: Known, proofs: Proofs) -> Rule
     rule = RULES[name]
     if name == "changing-column-type":
         return _type_change(rule, statement, known)
+    if name == "adding-field-with-default":
+        return _default(rule, statement, known)
     if name == "adding-not-nullable-field":
         return _not_null(rule, statement, known, proofs)
     if name in {"ban-drop-column", "ban-drop-table", "truncate"}:
@@ -55,6 +57,32 @@ def _work(old: str, change: TypeChange, known: Known) -> str:
     if not change.is_plain or rewrites(before, change.new, casts=known.casts, is_utc=known.is_utc):
         return "rewrite"
     return "index" if change.has_collation else "moment"
+
+
+def _default(rule: Rule, statement: Statement, known: Known) -> Rule:
+    """Return a moment's work where each new column's default is one value for all old rows.
+
+    Source: ALTER TABLE's notes: a default that is not volatile is worked out once and stored in
+    the catalog (PostgreSQL 11 on). A generated or identity column has a value for each row.
+    """
+    added = [
+        command.def_
+        for command in getattr(statement.node, "cmds", None) or ()
+        if command.subtype == AlterTableType.AT_AddColumn
+    ]
+    given = [constraint for column in added for constraint in column.constraints or ()]
+    own = {ConstrType.CONSTR_IDENTITY, ConstrType.CONSTR_GENERATED}
+    if not added or any(constraint.contype in own for constraint in given):
+        return rule
+    called: set[str] = set()
+    for constraint in given:
+        if constraint.contype == ConstrType.CONSTR_DEFAULT:
+            called |= functions_of(constraint.raw_expr)
+    if called <= known.steady:
+        return replace(
+            rule, work="moment", detail="Its default is one value for all rows there are."
+        )
+    return rule
 
 
 def _not_null(rule: Rule, statement: Statement, known: Known, proofs: Proofs) -> Rule:
