@@ -275,18 +275,12 @@ def _add_column(table: Any, command: Any, columns: Sequence[ColumnFact]) -> Iter
     is_filled = default is not None and _is_constant(default.raw_expr)
     inline = {ConstrType.CONSTR_DEFAULT, ConstrType.CONSTR_NOTNULL} if is_filled else set()
     definition.constraints = tuple(c for c in given if c.contype in inline) or None
+    late = RawStream()(default.raw_expr) if default is not None and not is_filled else ""
+    made = _bare_column(table, command, late, columns)
+    if not made:
+        return
+    yield from made
     column = quoted(definition.colname)
-    sql = f"ALTER TABLE {of} ADD COLUMN {RawStream()(definition)};"
-    if default is not None and not is_filled:
-        value = RawStream()(default.raw_expr)
-        sql += f"\nALTER TABLE {of} ALTER COLUMN {column} SET DEFAULT {value};"
-        fill = parse_statement(f"UPDATE {of} SET {column} = {value} WHERE {column} IS NULL")
-        filled = in_batches(fill, columns)
-        if not filled:
-            return
-        yield from (Part(sql), Part(filled, is_plain=False))
-    else:
-        yield Part(sql)
     if ConstrType.CONSTR_NOTNULL in kinds and not is_filled:
         if default is None:
             yield Part(f"-- UPDATE {of} SET {column} = ... WHERE {column} IS NULL; in batches")
@@ -294,6 +288,21 @@ def _add_column(table: Any, command: Any, columns: Sequence[ColumnFact]) -> Iter
     for constraint in given:
         if constraint.contype in _CONSTRAINT_RULES.values():
             yield from _constraint(table, _of_table(constraint, definition.colname), columns)
+
+
+def _bare_column(
+    table: Any, command: Any, late_default: str, columns: Sequence[ColumnFact]
+) -> list[Part]:
+    """Write a column that costs no row; a default that does is set after it and filled in."""
+    of, column = RawStream()(table), quoted(command.def_.colname)
+    if_not = "IF NOT EXISTS " if command.missing_ok else ""
+    add = f"ALTER TABLE {of} ADD COLUMN {if_not}{RawStream()(command.def_)};"
+    if not late_default:
+        return [Part(add)]
+    fill = f"UPDATE {of} SET {column} = {late_default} WHERE {column} IS NULL"
+    filled = in_batches(parse_statement(fill), columns)
+    add += f"\nALTER TABLE {of} ALTER COLUMN {column} SET DEFAULT {late_default};"
+    return [Part(add), Part(filled, is_plain=False)] if filled else []
 
 
 def _of_table(constraint: Any, column: str) -> Any:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from builders import TABLE, Script
+from playbook import upgrade
 from playbook.database import connect, fetch
 from playbook.dump import dump_schema, find_client_tools
 from playbook.known import read_known
+from playbook.records import ColumnFact
 from playbook.rewrites import rewrite
 from playbook.targets import Target, load_target
 from servers import PrivateServer
+from steps import Namespace, go
 
 TABLES = """
 CREATE TABLE u (id bigint PRIMARY KEY, x int, y int, UNIQUE (x, y));
@@ -142,3 +147,26 @@ def test_batches_commit_one_by_one_and_lock_no_row_for_long(
     with connect(fresh_database) as connection:
         transactions = fetch(connection, "SELECT count(*), xmin::text FROM t GROUP BY xmin")
     assert sorted(rows for rows, _ in transactions) == [500, 1000, 1000]
+
+
+def test_rewrite_in_batches_runs_as_a_revision_of_its_own(
+    small: Callable[..., Namespace], fresh_database: Target
+) -> None:
+    columns = (ColumnFact("id", "integer", True, True), ColumnFact("n", "text", False, False))
+    made = rewrite("update-all-rows", "UPDATE a SET n = '5%:x' || id::text", columns)
+    batches = f"with op.get_context().autocommit_block():\n    op.execute({sqlalchemy(made)!r})"
+    namespace = small({"a1": TABLE, "b2": Script(batches)})
+    with connect(fresh_database) as connection, connection.cursor() as cursor:
+        cursor.execute(
+            "ALTER TABLE a ADD COLUMN n text; INSERT INTO a SELECT generate_series(1, 5)"
+        )
+
+    assert go(upgrade, namespace).outcome == "succeeded"
+
+    with connect(fresh_database) as connection:
+        assert fetch(connection, "SELECT n FROM a ORDER BY id LIMIT 1") == [("5%:x1",)]
+
+
+def sqlalchemy(sql: str) -> str:
+    """Return SQL as text() takes it: a colon before a name would be a parameter."""
+    return re.sub(r"(?<!:):(?=\w)", r"\\:", sql)

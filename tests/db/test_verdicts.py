@@ -28,26 +28,24 @@ ROWS = 200_000
 """Enough that writing each anew weighs something: 0.4 s."""
 
 
-@pytest.fixture(scope="module")
-def sql() -> str:
-    return f"""
-    CREATE FUNCTION steady() RETURNS int LANGUAGE sql STABLE AS 'SELECT 1';
-    CREATE FUNCTION shaky() RETURNS int LANGUAGE plpgsql AS 'BEGIN RETURN 1; END';
-    CREATE TABLE t AS SELECT n AS id FROM generate_series(1, {ROWS}) AS n;
-    ANALYZE t;
-    """
+SETUP = f"""
+CREATE FUNCTION steady() RETURNS int LANGUAGE sql STABLE AS 'SELECT 1';
+CREATE FUNCTION shaky() RETURNS int LANGUAGE plpgsql AS 'BEGIN RETURN 1; END';
+CREATE TABLE t AS SELECT n AS id FROM generate_series(1, {ROWS}) AS n;
+ANALYZE t;
+"""
 
 
 @pytest.mark.parametrize(("column", "is_rewritten"), DEFAULTS)
 def test_default_weighs_something_only_where_the_table_is_rewritten(
-    fresh_database: Target, tmp_path: Path, sql: str, column: str, is_rewritten: bool
+    fresh_database: Target, tmp_path: Path, column: str, is_rewritten: bool
 ) -> None:
     path = tmp_path / "r.py"
     path.write_text("")
     add = f"ALTER TABLE t ADD COLUMN c {column}"
     step = PlanStep("r1", "upgrade", (), (), "", path, "", f"{add};")
     with connect(fresh_database) as connection, connection.cursor() as cursor:
-        cursor.execute(sql)
+        cursor.execute(SETUP)
         found = weigh_hazards(
             fresh_database, Plan("upgrade", "head", (), ("r1",), (step,), "offline", "")
         )
