@@ -56,6 +56,8 @@ FILLING_DOMAINS = """
 SELECT typname FROM pg_type WHERE typtype = 'd' AND typdefault IS NOT NULL
 """
 
+INDEXES = "SELECT relname FROM pg_class WHERE relkind IN ('i', 'I')"
+
 STEADY = "SELECT proname FROM pg_proc GROUP BY 1 HAVING bool_and(provolatile <> 'v')"
 
 
@@ -82,6 +84,7 @@ def read_known(connection: Connection) -> Known:
         functions=frozenset(name for (name,) in fetch(connection, FUNCTIONS)),
         filling=frozenset(name for (name,) in fetch(connection, FILLING_DOMAINS)),
         steady=frozenset(name for (name,) in fetch(connection, STEADY)),
+        indexes=frozenset(name for (name,) in fetch(connection, INDEXES)),
         is_utc=_is_utc(connection),
     )
 

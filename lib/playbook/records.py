@@ -257,7 +257,8 @@ class Known:
     each table ("" as the column) or column to be dropped holds, counted; ``casts`` the pairs of
     types that pg_cast calls binary coercible; ``partitioned`` the partitioned tables;
     ``functions`` the names of functions that are not PostgreSQL's own; ``filling`` those of domains
-    with a default; ``steady`` those of functions of which no form is volatile.
+    with a default; ``steady`` those of functions of which no form is volatile; ``indexes`` those
+    of all indexes.
     """
 
     rows: Mapping[str, int]
@@ -270,6 +271,7 @@ class Known:
     functions: frozenset[str] = frozenset()
     filling: frozenset[str] = frozenset()
     steady: frozenset[str] = frozenset()
+    indexes: frozenset[str] = frozenset()
     is_utc: bool = False
 
 

@@ -93,9 +93,14 @@ class _Walk:
         if table not in self._columns:
             return
         if isinstance(node, ast.IndexStmt):
+            if node.if_not_exists and node.idxname in self._known.indexes:
+                return
             yield from (v for v in of_index(node, table) if v.columns <= self._columns[table])
             return
         for command in node.cmds:
+            is_optional = command.subtype == AlterTableType.AT_AddColumn and command.missing_ok
+            if is_optional and command.def_.colname in self._columns[table]:
+                continue  # IF NOT EXISTS: it does
             pending = self._pending.get(table, {})
             for violation in of_command(node, command, table, self._known, pending):
                 yield from self._asked(violation)

@@ -26,6 +26,7 @@ KNOWN = Known(
     ),
     functions=frozenset({"fill"}),
     filling=frozenset({"filled"}),
+    indexes=frozenset({"there"}),
 )
 NOT_NULL = "ALTER TABLE t ALTER a SET NOT NULL"
 UNIQUE = "CREATE UNIQUE INDEX i ON t (lower(b)) WHERE a > 0"
@@ -51,6 +52,10 @@ def suspects(*revisions: str, is_observed: bool = False) -> list[tuple[str, bool
         ("ALTER TABLE t ALTER id SET NOT NULL", []),
         (UNIQUE, ["duplicates-break-unique"]),
         ("CREATE INDEX i ON t (a)", []),
+        ("CREATE UNIQUE INDEX IF NOT EXISTS there ON t (a)", []),
+        ("CREATE UNIQUE INDEX IF NOT EXISTS i ON t (a)", ["duplicates-break-unique"]),
+        ("ALTER TABLE t ADD COLUMN IF NOT EXISTS a int NOT NULL", []),
+        ("ALTER TABLE t ADD COLUMN IF NOT EXISTS n int NOT NULL", ["rows-lack-a-value"]),
         ("ALTER TABLE t ADD PRIMARY KEY (a)", ["nulls-break-not-null", "duplicates-break-unique"]),
         ("ALTER TABLE t ADD UNIQUE USING INDEX i", []),
         ("ALTER TABLE t ADD CHECK (a > 0)", ["rows-break-check"]),
