@@ -47,6 +47,12 @@ SELECT n.nspname || '.' || c.relname
 FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.relkind = 'p'
 """
 
+INHERITED = """
+SELECT DISTINCT n.nspname || '.' || c.relname FROM pg_inherits AS i
+JOIN pg_class AS c ON c.oid = i.inhparent JOIN pg_namespace AS n ON n.oid = c.relnamespace
+WHERE c.relkind = 'r'
+"""
+
 FUNCTIONS = """
 SELECT DISTINCT p.proname FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
 WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
@@ -85,6 +91,7 @@ def read_known(connection: Connection) -> Known:
         filling=frozenset(name for (name,) in fetch(connection, FILLING_DOMAINS)),
         steady=frozenset(name for (name,) in fetch(connection, STEADY)),
         indexes=frozenset(name for (name,) in fetch(connection, INDEXES)),
+        inherited=frozenset(name for (name,) in fetch(connection, INHERITED)),
         is_utc=_is_utc(connection),
     )
 

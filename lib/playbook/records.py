@@ -258,7 +258,7 @@ class Known:
     types that pg_cast calls binary coercible; ``partitioned`` the partitioned tables;
     ``functions`` the names of functions that are not PostgreSQL's own; ``filling`` those of domains
     with a default; ``steady`` those of functions of which no form is volatile; ``indexes`` those
-    of all indexes.
+    of all indexes; ``inherited`` the tables, not partitioned, from which others inherit.
     """
 
     rows: Mapping[str, int]
@@ -272,6 +272,7 @@ class Known:
     filling: frozenset[str] = frozenset()
     steady: frozenset[str] = frozenset()
     indexes: frozenset[str] = frozenset()
+    inherited: frozenset[str] = frozenset()
     is_utc: bool = False
 
 

@@ -95,7 +95,9 @@ class _Walk:
         if isinstance(node, ast.IndexStmt):
             if node.if_not_exists and node.idxname in self._known.indexes:
                 return
-            yield from (v for v in of_index(node, table) if v.columns <= self._columns[table])
+            yield from (
+                v for v in of_index(node, table, self._known) if v.columns <= self._columns[table]
+            )
             return
         for command in node.cmds:
             is_optional = command.subtype == AlterTableType.AT_AddColumn and command.missing_ok

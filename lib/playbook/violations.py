@@ -66,7 +66,7 @@ class Violation:
     needs: int = 0
 
 
-def of_index(statement: Any, table: str) -> Iterator[Violation]:
+def of_index(statement: Any, table: str, known: Known) -> Iterator[Violation]:
     """Return what a parsed CREATE UNIQUE INDEX asks of its table."""
     if not statement.unique:
         return
@@ -81,9 +81,8 @@ def of_index(statement: Any, table: str) -> Iterator[Violation]:
     if where:
         columns |= columns_of(statement.whereClause)
     equal = getattr(statement, "nulls_not_distinct", False)
-    yield _duplicates(
-        statement.relation, table, statement.idxname or "", keys, frozenset(columns), where, equal
-    )
+    name, rows = statement.idxname or "", _own_rows(statement.relation, known)
+    yield _duplicates(rows, table, name, keys, frozenset(columns), where, equal)
 
 
 def of_command(
@@ -110,8 +109,16 @@ def of_command(
                 yield from _change(relation, table, change, known.columns.get(table, ()))
 
 
-def _plain_name(relation: Any) -> str:
-    return quoted(*(name for name in (relation.schemaname, relation.relname) if name))
+def _all_rows(relation: Any) -> str:
+    """Return a table with those that inherit from it, unless the statement says ONLY."""
+    name = quoted(*(name for name in (relation.schemaname, relation.relname) if name))
+    return name if relation.inh else f"ONLY {name}"
+
+
+def _own_rows(relation: Any, known: Known) -> str:
+    """Return a table without those that inherit: what an index and a foreign key reach."""
+    name = _all_rows(relation).removeprefix("ONLY ")
+    return f"ONLY {name}" if table_name(relation) in known.inherited else name
 
 
 def _rows(what: str, one: str = "") -> tuple[str, str]:
@@ -120,7 +127,7 @@ def _rows(what: str, one: str = "") -> tuple[str, str]:
 
 
 def _nulls(relation: Any, table: str, column: str) -> Violation:
-    query = f"SELECT * FROM {_plain_name(relation)} WHERE {quoted(column)} IS NULL"
+    query = f"SELECT * FROM {_all_rows(relation)} WHERE {quoted(column)} IS NULL"
     what = _rows(f"without a value in {column}")
     return Violation("nulls-break-not-null", table, column, frozenset({column}), query, what)
 
@@ -131,7 +138,7 @@ def _required(relation: Any, table: str, definition: Any, known: Known) -> Itera
     required = {ConstrType.CONSTR_NOTNULL, ConstrType.CONSTR_PRIMARY} & given.keys()
     if required and not has_values(definition, known):
         what = _rows(f"that would have no value in {definition.colname}")
-        query = f"SELECT * FROM {_plain_name(relation)}"
+        query = f"SELECT * FROM {_all_rows(relation)}"
         name = definition.colname
         yield Violation("rows-lack-a-value", table, name, frozenset(), query, what)
 
@@ -157,7 +164,7 @@ def _constraint(relation: Any, table: str, constraint: Any, known: Known) -> Ite
         return
     if constraint.contype == ConstrType.CONSTR_CHECK:
         text = RawStream()(constraint.raw_expr)
-        query = f"SELECT * FROM {_plain_name(relation)} WHERE NOT ({text})"
+        query = f"SELECT * FROM {_all_rows(relation)} WHERE NOT ({text})"
         what = _rows(f"that break {text}", f"that breaks {text}")
         columns = frozenset(columns_of(constraint.raw_expr))
         yield Violation("rows-break-check", table, name, columns, query, what)
@@ -166,10 +173,12 @@ def _constraint(relation: Any, table: str, constraint: Any, known: Known) -> Ite
     elif constraint.contype == ConstrType.CONSTR_FOREIGN:
         yield from _orphans(relation, table, constraint, name, known)
     elif constraint.contype in {ConstrType.CONSTR_UNIQUE, ConstrType.CONSTR_PRIMARY}:
-        yield from _keys(relation, table, constraint, name)
+        yield from _keys(relation, table, constraint, name, known)
 
 
-def _keys(relation: Any, table: str, constraint: Any, name: str) -> Iterator[Violation]:
+def _keys(
+    relation: Any, table: str, constraint: Any, name: str, known: Known
+) -> Iterator[Violation]:
     """Return what UNIQUE or PRIMARY KEY asks; an index that it takes over is unique already."""
     if constraint.indexname or getattr(constraint, "without_overlaps", False):
         return
@@ -178,11 +187,12 @@ def _keys(relation: Any, table: str, constraint: Any, name: str) -> Iterator[Vio
         for column in columns:
             yield _nulls(relation, table, column)
     keys, equal = [quoted(c) for c in columns], getattr(constraint, "nulls_not_distinct", False)
-    yield _duplicates(relation, table, name, keys, frozenset(columns), "", equal)
+    rows = _own_rows(relation, known)
+    yield _duplicates(rows, table, name, keys, frozenset(columns), "", equal)
 
 
 def _duplicates(
-    relation: Any,
+    rows: str,
     table: str,
     name: str,
     keys: list[str],
@@ -196,10 +206,7 @@ def _duplicates(
         conditions += [f"{key} IS NOT NULL" for key in keys]
     kept = f" WHERE {' AND '.join(conditions)}" if conditions else ""
     equal = ", ".join(keys)
-    query = (
-        f"SELECT {equal}, count(*) FROM {_plain_name(relation)}{kept} "
-        f"GROUP BY {equal} HAVING count(*) > 1"
-    )
+    query = f"SELECT {equal}, count(*) FROM {rows}{kept} GROUP BY {equal} HAVING count(*) > 1"
     what = f"of rows that are equal in {equal}"
     rule = "duplicates-break-unique"
     return Violation(rule, table, name, columns, query, (f"group {what}", f"groups {what}"))
@@ -217,13 +224,12 @@ def _orphans(
     pairs = list(zip(columns, referred, strict=True))
     same = " AND ".join(f"p.{quoted(r)} = f.{quoted(c)}" for c, r in pairs)
     full = " AND ".join(f"f.{quoted(c)} IS NOT NULL" for c in columns)
-    broken = (
-        f"{full} AND NOT EXISTS (SELECT FROM {_plain_name(constraint.pktable)} AS p WHERE {same})"
-    )
+    parents = _own_rows(constraint.pktable, known)
+    broken = f"{full} AND NOT EXISTS (SELECT FROM {parents} AS p WHERE {same})"
     if constraint.fk_matchtype == "f" and len(columns) > 1:
         nulls = f"num_nulls({', '.join(f'f.{quoted(c)}' for c in columns)})"
         broken = f"({broken}) OR {nulls} BETWEEN 1 AND {len(columns) - 1}"
-    query = f"SELECT f.* FROM {_plain_name(relation)} AS f WHERE {broken}"
+    query = f"SELECT f.* FROM {_own_rows(relation, known)} AS f WHERE {broken}"
     what = _rows(f"that refer to no row of {parent}", f"that refers to no row of {parent}")
     rule = "orphans-break-foreign-key"
     yield Violation(rule, table, name, frozenset(columns), query, what, parent)
@@ -237,7 +243,7 @@ def _change(
     old = types.get(change.column)
     if old is None or not change.is_plain or old.is_array or change.new.is_array:
         return
-    column, of = quoted(change.column), _plain_name(relation)
+    column, of = quoted(change.column), _all_rows(relation)
     decide = frozenset({change.column})
     if shortens(old, change.new):
         length = change.new.modifiers[0]

@@ -35,6 +35,11 @@ CREATE TABLE empty (a int);
 CREATE SCHEMA "s p"; CREATE TABLE "s p"."T.x" ("c d" int, "Key" int PRIMARY KEY);
 INSERT INTO "s p"."T.x" VALUES (1, 1), (1, 2), (NULL, 3);
 CREATE INDEX i ON t (b);
+CREATE TABLE parent (a int, b int); CREATE TABLE child () INHERITS (parent);
+INSERT INTO parent VALUES (1, 1); INSERT INTO child VALUES (1, NULL), (99, 2);
+CREATE TABLE parts (a int, b int) PARTITION BY LIST (a);
+CREATE TABLE part_1 PARTITION OF parts FOR VALUES IN (1);
+INSERT INTO parts VALUES (1, 1), (1, 1);
 CREATE TABLE v AS SELECT * FROM t;
 ALTER TABLE v ADD CONSTRAINT old_check CHECK (a < 50) NOT VALID;
 ALTER TABLE v ADD CONSTRAINT old_key FOREIGN KEY (a, z) REFERENCES u (x, y) NOT VALID;
@@ -69,6 +74,9 @@ BROKEN = [
      'UPDATE "s p"."T.x" SET "c d" = "Key"'),
     ("orphans-break-foreign-key", 2,
      'ALTER TABLE t ADD FOREIGN KEY (e) REFERENCES "s p"."T.x"', "TRUNCATE t"),
+    ("nulls-break-not-null", 1, "ALTER TABLE parent ALTER COLUMN b SET NOT NULL",
+     "UPDATE parent SET b = 0"),
+    ("duplicates-break-unique", 1, "ALTER TABLE parts ADD UNIQUE (a, b)", "DELETE FROM parts"),
     ("values-too-long", 1, 'ALTER TABLE t ALTER COLUMN "c d" TYPE varchar(5)',
      "UPDATE t SET \"c d\" = 'ok'"),
     ("values-not-castable", 2, "ALTER TABLE t ALTER COLUMN b TYPE int USING b::int",
@@ -83,6 +91,8 @@ HARMLESS = [
     "ALTER TABLE t ADD CHECK (a < 50) NOT VALID",
     "ALTER TABLE t ADD CHECK (a < 100)",
     "ALTER TABLE t ADD FOREIGN KEY (a, z) REFERENCES u (x, y) NOT VALID",
+    "ALTER TABLE parent ADD UNIQUE (a)",
+    "ALTER TABLE parent ADD FOREIGN KEY (a) REFERENCES t",
     "ALTER TABLE empty ADD COLUMN n int NOT NULL",
     "ALTER TABLE empty ADD PRIMARY KEY (a)",
     'ALTER TABLE t ALTER COLUMN "c d" TYPE varchar(11)',
