@@ -334,6 +334,16 @@ def _pooler(target: Target) -> Finding:
 
 def _hazards(hazards: Hazards) -> Finding:
     """Stop for statements that would keep others waiting too long, or fail, unless excused."""
+    certain = [h for h in hazards.stops if h.is_certain]
+    if certain:
+        return Finding(
+            "hazards",
+            Severity.STOP,
+            ", ".join(dict.fromkeys(f"{h.rule} on {h.table}" for h in certain)),
+            " ".join(h.detail for h in certain),
+            "Mend the rows first: `preview` shows the query that finds them. No exemption lifts "
+            "this.",
+        )
     if hazards.stops:
         worst = max(hazards.stops, key=lambda h: h.blocked_s)
         return Finding(

@@ -651,34 +651,54 @@ def _hazards(hazards: Hazards) -> View:
     found = Counter(one.severity for one in hazards.items)
     worst = next(one for one in reversed(Severity) if found[one])
     tally = ", ".join(f"{found[one]} {one.value}" for one in Severity if found[one])
-    headers = ("weight", "revision", "rule", "table", "rows", "lock held", "statement and remedy")
-    return View(
-        (
-            Text(
-                f"Weighed: {count(len(hazards.items), 'statement')}: {tally}",
-                Pill(worst.value, _SEVERITIES[worst]),
-            ),
-            Table(headers, tuple(_hazard(one) for one in hazards.items)),
-        )
+    headers = (
+        "weight",
+        "revision",
+        "rule",
+        "table",
+        "object",
+        "rows",
+        "lock held",
+        "lock, and what waits",
+        "statement and remedy",
     )
+    blocks: list[Block] = [
+        Text(
+            f"Weighed: {count(len(hazards.items), 'statement')}: {tally}",
+            Pill(worst.value, _SEVERITIES[worst]),
+        ),
+        Table(headers, tuple(_hazard(one) for one in hazards.items)),
+    ]
+    for one in hazards.items:
+        if one.rewrite and one.severity is not Severity.OK:
+            title = f"{one.revision}, {one.rule} on {' '.join((one.table, one.object)).strip()}"
+            blocks += [Text(title, style="heading"), Sql(one.rewrite)]
+    return View(tuple(blocks))
 
 
 def _hazard(one: Hazard) -> tuple[Cell, ...]:
     """Return a row; one that weighs nothing needs no remedy."""
     text = " ".join(one.statement.split())
     text = text if len(text) <= STATEMENT_LENGTH else f"{text[:STATEMENT_LENGTH]}…"
-    waits = f"{one.lock}, others wait with {one.blocks}." if one.blocks else f"{one.lock}."
-    more = [] if one.severity is Severity.OK else [f"{one.detail} {waits}", f"→ {one.remedy}"]
+    more = [] if one.severity is Severity.OK else [one.detail, f"→ {one.remedy}"]
     more += [f"Allowed: {one.allowed_because}"] if one.allowed_because else []
     return (
         Pill(one.severity.value, _SEVERITIES[one.severity]),
         Code(one.revision),
         Code(one.rule),
         Code(one.table),
-        Number(f"~{count(one.rows)}"),
+        one.object,
+        Number(_weighed_rows(one)),
         Number(f"~{seconds(one.blocked_s)}"),
+        f"{one.lock}: {one.blocks or 'nothing'}",
         Lines(text, tuple(more)),
     )
+
+
+def _weighed_rows(one: Hazard) -> str:
+    if one.rows < 0:
+        return "unknown"
+    return count(one.rows) if one.is_certain else f"~{count(one.rows)}"
 
 
 def _note(shown: Note) -> View:

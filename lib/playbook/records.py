@@ -19,8 +19,10 @@ __all__ = [
     "Banner",
     "Blocker",
     "Checks",
+    "ColumnFact",
     "ColumnSnapshot",
     "Comparison",
+    "ConstraintFact",
     "DataCheckResult",
     "DataChecks",
     "Difference",
@@ -33,6 +35,7 @@ __all__ = [
     "InvalidIndex",
     "LateRows",
     "LogEntry",
+    "Known",
     "Loss",
     "LossItem",
     "Note",
@@ -196,8 +199,9 @@ class Plan:
 class Hazard:
     """Something in a plan's SQL that can block, break or destroy.
 
-    ``rule`` is squawk's name or one of ours; ``rows`` the estimate for ``table`` (-1: unknown);
-    ``blocked_s`` how long the lock will be held by that estimate, 0 for a moment.
+    ``rule`` is squawk's name or one of ours; ``rows`` the estimate for ``table`` (-1: unknown), or
+    what was counted of it; ``blocked_s`` how long the lock will be held by that estimate, 0 for a
+    moment.
     """
 
     revision: str
@@ -214,6 +218,12 @@ class Hazard:
     remedy: str
     allowed_because: str = ""
     """The reason of an exemption in the revision file."""
+    object: str = ""
+    """The index, constraint or column that it is about, where it is not the table itself."""
+    rewrite: str = ""
+    """SQL ready to copy: the statement rewritten, or the query that shows the rows in its way."""
+    is_certain: bool = False
+    """Whether it was counted that the statement fails: no exemption lifts that."""
 
 
 @dataclass(frozen=True)
@@ -226,6 +236,53 @@ class Hazards:
     def stops(self) -> tuple[Hazard, ...]:
         """Those that forbid to go on and that no revision file excuses."""
         return tuple(h for h in self.items if h.severity is Severity.STOP and not h.allowed_because)
+
+
+@dataclass(frozen=True)
+class ColumnFact:
+    """A column as it is now: its type as format_type() writes it; in the primary key or not."""
+
+    name: str
+    type: str
+    not_null: bool
+    is_key: bool
+
+
+@dataclass(frozen=True)
+class ConstraintFact:
+    """A CHECK or foreign key as it is now, with its pg_get_constraintdef()."""
+
+    table: str
+    name: str
+    definition: str
+    is_valid: bool
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is in a database that a plan is weighed against; tables are ``schema.table``.
+
+    ``rows`` are estimates; ``keys`` the columns of each primary key, in its order; ``held`` what
+    each table ("" as the column) or column to be dropped holds, counted; ``casts`` the pairs of
+    types that pg_cast calls binary coercible; ``partitioned`` the partitioned tables;
+    ``functions`` the names of functions that are not PostgreSQL's own; ``filling`` those of domains
+    with a default; ``steady`` those of functions of which no form is volatile; ``indexes`` those
+    of all indexes; ``inherited`` the tables, not partitioned, from which others inherit.
+    """
+
+    rows: Mapping[str, int]
+    columns: Mapping[str, tuple[ColumnFact, ...]] = field(default_factory=dict)
+    keys: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    constraints: tuple[ConstraintFact, ...] = ()
+    held: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    casts: frozenset[tuple[str, str]] = frozenset()
+    partitioned: frozenset[str] = frozenset()
+    functions: frozenset[str] = frozenset()
+    filling: frozenset[str] = frozenset()
+    steady: frozenset[str] = frozenset()
+    indexes: frozenset[str] = frozenset()
+    inherited: frozenset[str] = frozenset()
+    is_utc: bool = False
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pglast import ast, parse_sql, split
@@ -26,7 +26,10 @@ __all__ = [
     "indexes_built_concurrently",
     "locks_taken",
     "parse",
+    "parse_statement",
+    "parse_statements",
     "read_statements",
+    "table_name",
     "tables_in",
 ]
 
@@ -43,18 +46,20 @@ class Dropped:
 
 @dataclass(frozen=True)
 class Statement:
-    """One statement: its text, the lines it stands on (from 0), and the table it is about.
+    """One statement: its text, where it stands (in characters), and the table it is about.
 
     ``lock`` is the mode it takes on that table. ``writes`` are the kinds of row changes in it:
     ``update-all-rows``, ``update-rows``, ``delete-all-rows``, ``delete-rows`` or ``truncate``.
     """
 
     text: str
-    first_line: int
-    last_line: int
+    start: int
+    stop: int
     table: str
     lock: str
     writes: tuple[str, ...]
+    node: Any = field(default=None, repr=False, compare=False)
+    """What the parser made of it."""
 
 
 def read_statements(text: str) -> list[Statement]:
@@ -65,18 +70,38 @@ def read_statements(text: str) -> list[Statement]:
         statement = _parse_one(piece)
         table = _subject(statement)
         if table:
-            first, last = (text.count("\n", 0, end) for end in (part.start, part.stop))
             found.append(
                 Statement(
                     _without_comments(piece),
-                    first,
-                    last,
+                    part.start,
+                    part.stop,
                     table,
                     _lock(statement),
                     _writes(statement),
+                    statement,
                 )
             )
     return found
+
+
+def parse_statements(text: str) -> list[tuple[str, Any | None]]:
+    """Return each statement of SQL with what the parser makes of it, None if it cannot read it."""
+    pieces = (text[part].strip() for part in _slices(text))
+    return [(_without_comments(piece), _parse_one(piece)) for piece in pieces]
+
+
+def parse_statement(text: str) -> Any:
+    """Return what the parser makes of one statement.
+
+    Raises:
+        ParseError: it cannot be read.
+    """
+    return parse_sql(text)[0].stmt
+
+
+def table_name(relation: Any) -> str:
+    """Return a parsed table reference as ``schema.table``."""
+    return _name(relation)
 
 
 def locks_taken(text: str, tables: Sequence[str]) -> dict[str, str]:

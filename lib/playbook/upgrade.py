@@ -138,8 +138,13 @@ def plan_upgrade(run: Run[Parameters]) -> Plan:
 
 
 def find_hazards(run: Run[Parameters]) -> Hazards:
-    """Return what in the plan's SQL can block, break or destroy, as the tables are now."""
-    return weigh_hazards(run.target, plan_upgrade(run))
+    """Return what in the plan's SQL can block, break or destroy, as the preflight weighed it."""
+    return run.taken("hazards", Hazards) or _weigh_hazards(run)
+
+
+def _weigh_hazards(run: Run[Parameters]) -> Hazards:
+    run.forget("hazards")
+    return run.keep("hazards", weigh_hazards(run.target, plan_upgrade(run)))
 
 
 def check_preflight(run: Run[Parameters]) -> Checks:
@@ -162,7 +167,7 @@ def check_preflight(run: Run[Parameters]) -> Checks:
             edited=edited_revisions(history, run.graph),
             receipts=known_receipts(run.target, run.server, run.parameters.output_dir),
             backup_folder=archive.backup_folder(run.target, BACKUPS) if wants_backup else None,
-            hazards=find_hazards(run),
+            hazards=_weigh_hazards(run),
             sql=plan.sql,
             checks=run.keep("checks before", run_checks(run.target, run.graph)),
         )

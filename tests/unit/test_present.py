@@ -60,8 +60,9 @@ SHA = "0123456789abcdef" * 4
 START = datetime(2026, 11, 23, 8, 0, 0, tzinfo=UTC)
 RUN = Path("/home/secret-user/project/runs/20261123T080000Z-upgrade-sandbox")
 PARTS = {
-    "Blocker", "ColumnSnapshot", "DataCheckResult", "Difference", "Finding", "Hazard",
-    "InvalidIndex", "LateRows", "LogEntry",
+    "Blocker", "ColumnFact", "ColumnSnapshot", "ConstraintFact", "DataCheckResult", "Difference",
+    "Finding", "Hazard", "InvalidIndex", "Known", "LateRows",
+    "LogEntry",
     "LossItem", "PlanStep", "Receipt", "Revision", "SalvagedFile", "ServerInfo", "Severity",
     "StepResult", "WayBack", "TableSize", "TableSnapshot", "UnvalidatedConstraint",
 }  # fmt: skip
@@ -173,6 +174,7 @@ SAMPLES: dict[str, Any] = {
                 "002_rag", "adding-required-field", Severity.STOP, "app.users", 98_700,
                 "ACCESS EXCLUSIVE", "every read and write", 1.5, "ALTER TABLE users ADD x int",
                 "The table is rewritten.", "Add it nullable first.",
+                object="x", rewrite="-- Revision 1 of 2:\nALTER TABLE users ADD x int;",
             ),
         )
     ),
@@ -243,7 +245,7 @@ def spoil(value: Any) -> Any:
         return value
     if isinstance(value, str):
         return EVIL
-    kept = {"outcome", "transactional"}
+    kept = {"outcome", "transactional", "rewrite"}  # SQL is shown as it runs, as a plan's is
     fields = {n: spoil(getattr(value, n)) for n in value.__dataclass_fields__ if n not in kept}
     return replace(value, **fields)
 
