@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -24,6 +25,7 @@ from playbook.records import (
 )
 from playbook.revisions import join
 from playbook.snapshot import holds_rows, write_snapshot
+from playbook.statements import commits_midway
 from playbook.verification import compare
 
 __all__ = [
@@ -44,6 +46,9 @@ BACKUPS = "backups"
 BEFORE, AFTER = "snapshot-before.json", "snapshot-after.json"
 DEFAULT_LIMITS = Limits(lock_timeout_s=2.0, give_up_after_s=300.0)
 """As the defaults of `upgrade`."""
+PATIENCE_S = 10.0
+"""How long a server that cannot be reached is asked where the database is."""
+LOOK_AGAIN_S = 0.3
 
 
 def check_confirmed(run: Run[Any]) -> None:
@@ -119,12 +124,20 @@ def execute(
     earlier = run.steps
     done: list[StepResult] = []
     word = {"upgrade": "applied", "downgrade": "undone"}[plan.direction]
+    first = plan.steps[0].revision
+    goal = list(plan.to_revisions)
+    run.note(f"{first} begins", goal=goal, direction=plan.direction, **_under_way(plan, 0))
 
     def on_step(result: StepResult, reached: tuple[str, ...]) -> None:
         done.append(result)
         note(f"{result.revision} {word}")
         steps = [*earlier, *done]
-        run.note(f"{result.revision} {word}", steps=steps, to_revisions=list(reached))
+        run.note(
+            f"{result.revision} {word}",
+            steps=steps,
+            to_revisions=list(reached),
+            **_under_way(plan, len(done)),
+        )
         run.write_history()
 
     try:
@@ -142,15 +155,27 @@ def execute(
         raise _failure(run, plan, error, len(done)) from error
 
 
+def _under_way(plan: Plan, done: int) -> dict[str, Any]:
+    """Return what a receipt says of the revision that comes next, before it is begun."""
+    if done == len(plan.steps):
+        return {"under_way": "", "leaves_transaction": False}
+    step = plan.steps[done]
+    # Without its SQL nobody can tell before it runs.
+    return {
+        "under_way": step.revision,
+        "leaves_transaction": not step.sql or commits_midway(step.sql),
+    }
+
+
 def _failure(
     run: Run[Any], plan: Plan, error: PlaybookError | KeyboardInterrupt, done: int
 ) -> MigrationFailed:
     """Return what is to be said of a plan that failed after some of its revisions."""
     reached = _place(run)
     failed = plan.steps[min(done, len(plan.steps) - 1)].revision
-    with suppress(PlaybookError):  # a full disk may be what failed
-        run.note(f"{failed} failed", to_revisions=list(reached or ()))
     transactional = getattr(error, "transactional", True) and not run.alembic.left_transaction
+    with suppress(PlaybookError):  # a full disk may be what failed
+        run.note(f"{failed} failed", **_known(reached, transactional))
     what = f"Revision {failed}" if plan.direction == "upgrade" else f"The downgrade of {failed}"
     if reached is None:
         state = "Where the database is now is not known: it cannot be reached."
@@ -181,16 +206,28 @@ def _failure(
     )
 
 
+def _known(reached: tuple[str, ...] | None, transactional: bool) -> dict[str, Any]:
+    """Return what a failure changes in the receipt; where the place is not known, nothing."""
+    if reached is None:
+        return {}
+    return {"to_revisions": list(reached), "leaves_transaction": not transactional}
+
+
 def _place(run: Run[Any]) -> tuple[str, ...] | None:
-    """Return where the database is, by a new child if the old one is gone; None: unknown."""
-    try:
+    """Return where the database is, by a new child if the old one is gone; None: unknown.
+
+    A server that was killed recovers in seconds, so it is asked again for `PATIENCE_S`.
+    """
+    deadline = time.monotonic() + PATIENCE_S
+    with suppress(PlaybookError):
         return run.alembic.current()
-    except PlaybookError:
-        try:
+    while True:
+        with suppress(PlaybookError):
             run.alembic.restart(run.server)
             return run.alembic.current()
-        except PlaybookError:
+        if time.monotonic() > deadline:
             return None
+        time.sleep(LOOK_AGAIN_S)
 
 
 def _ways_out(run: Run[Any], plan: Plan, done: int) -> str:

@@ -67,6 +67,8 @@ class Alembic:
         self._target = target
         self._session: dict[str, str] = {}
         self._requests = 0
+        self._has_read = False
+        self.session_pid = 0
         self.left_transaction = False
         """Whether the last revision that was run did something that no rollback undoes."""
         self._start()
@@ -75,7 +77,6 @@ class Alembic:
         target = self._target
         self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         self._versions: dict[str, str] = {}
-        self.session_pid = 0
         try:
             self._child = subprocess.Popen(
                 [target.python or sys.executable, "-u", str(RUNNER)],
@@ -143,6 +144,7 @@ class Alembic:
         """Return the revisions and, if asked, where the database stands (as env.py sees it)."""
         files = self._ask("graph")
         where = self._ask("current") if current else {"current": []}
+        self._has_read = True
         revisions = tuple(_revision(record) for record in files["revisions"])
         known = {revision.revision for revision in revisions}
         return RevisionGraph(
@@ -284,14 +286,18 @@ class Alembic:
         """Kill the child, end its session in the server, and start another.
 
         **Effects**: PostgreSQL rolls back what the session had not committed, before this
-        returns.
+        returns. Where the server cannot be reached, there is a child again, but what the session
+        did is not known: call this again.
         """
         self._child.kill()
         self.close()
-        if self.session_pid:
-            end_session(self._target, self.session_pid)
-        self._start()
-        self.open(self._target, server, session=self._session)
+        try:
+            if self.session_pid:
+                end_session(self._target, self.session_pid)
+                self.session_pid = 0
+        finally:
+            self._start()
+            self.open(self._target, server, session=self._session)
 
     def close(self) -> None:
         """End the child: it leaves when its input closes, or is killed after 5 s."""
@@ -348,6 +354,12 @@ class Alembic:
                 remedy=f"Correct python = ... in {self._target.alembic_ini.name}, or install "
                 "Alembic and the driver there.",
             )
+        if not self._has_read and code > 0:
+            return SettingsError(
+                "The process that runs Alembic ended while it read the project (exit code "
+                f"{code}): {_sentence(last[0])}",
+                remedy=f"See that `alembic current` works in {self._target.project}.",
+            )
         return MigrationFailed(
             f"The process that ran Alembic ended by itself (exit code {code}): "
             f"{_sentence(last[0])}",
@@ -371,11 +383,9 @@ class Alembic:
                 state="Nothing was changed by this step.",
                 remedy="Somebody else migrated it: run this again to plan anew.",
             )
-        if command in {"open", "graph", "plan", "drift"} and (
-            event["alembic"] or command == "open"
-        ):
+        if command in {"open", "graph", "plan", "drift"} and event["alembic"]:
             return SettingsError(f"Alembic says: {_sentence(text)}")
-        if command == "graph":
+        if command in {"open", "graph"}:
             return SettingsError(
                 f"The project's revision files cannot be loaded: {kind}: {_sentence(text)}",
                 remedy=f"See that `alembic history` works in {self._target.project}.",

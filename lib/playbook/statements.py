@@ -5,6 +5,7 @@ Reads text only: no database, so a name without a schema is taken to be in ``pub
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from playbook.locks import MODES
 __all__ = [
     "Dropped",
     "Statement",
+    "commits_midway",
     "created_tables",
     "dropped_objects",
     "locks_taken",
@@ -27,6 +29,7 @@ __all__ = [
 ]
 
 DEFAULT_SCHEMA = "public"
+_COMMIT = re.compile(r"^\s*COMMIT\s*;", re.IGNORECASE | re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -153,6 +156,14 @@ def _without_comments(text: str) -> str:
 
 def _name(relation: Any) -> str:
     return f"{relation.schemaname or DEFAULT_SCHEMA}.{relation.relname}"
+
+
+def commits_midway(text: str) -> bool:
+    """Say whether a step's SQL commits before its end, so that a part of it may stay.
+
+    Where the text only looks so (the COMMIT of a procedure's body), it is taken for one that does.
+    """
+    return len(_COMMIT.findall(text)) > 1
 
 
 def tables_in(text: str) -> set[str]:
