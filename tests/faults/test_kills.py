@@ -51,8 +51,8 @@ SURVIVED = {"child", "backend", "server"}
 RUNBOOKS = {"upgrade": upgrade, "rollback": rollback}
 AMONG_REVISIONS = 0.75
 """The share of the points that fall between the first revision's begin and the last one's end."""
-GONE_WITHIN_S = 10.0
-ENDED_WITHIN_S = 60.0
+GONE_WITHIN_S = 30.0
+ENDED_WITHIN_S = 120.0
 LOOK_EVERY_S = 0.002
 ROWS = 40_000
 
