@@ -21,7 +21,6 @@ from contextlib import suppress
 from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from uuid import uuid4
 
 import psycopg2.extensions
 from psycopg2 import sql
@@ -39,15 +38,33 @@ from playbook.dump import (
     restore_archive,
 )
 from playbook.errors import BackupFailed, PlaybookError, SettingsError
+from playbook.leftovers import (
+    hold_database,
+    scratch_name,
+    sweep_databases,
+    unfinished_folder,
+    unmark_folder,
+)
 from playbook.records import BackupManifest, ServerInfo
 from playbook.snapshot import count_rows
 from playbook.targets import Target
 
-__all__ = ["backup_folder", "list_backups", "prune", "read_manifest", "take_backup", "verify"]
+__all__ = [
+    "backup_folder",
+    "check_folder",
+    "check_jobs",
+    "list_backups",
+    "prune",
+    "read_manifest",
+    "take_backup",
+    "verify",
+]
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 DUMP = "dump"
+MOST_JOBS = 32
+"""Each job is a session of the server, whose default is 100 for everybody."""
 SMALL_BYTES = 64 * 1024 * 1024
 """Below this a second connection costs more than it gives."""
 
@@ -62,6 +79,8 @@ def list_backups(target: Target, directory: str) -> list[BackupManifest]:
     """Return the complete backups of a target, the newest first; unreadable ones are left out."""
     found = []
     for path in backup_folder(target, directory).glob(f"*/{MANIFEST}"):
+        if path.parent.name.startswith("."):  # not finished, though its manifest may be there
+            continue
         with suppress(PlaybookError):
             found.append(read_manifest(path.parent))
     return sorted(found, key=lambda manifest: manifest.started_at, reverse=True)
@@ -102,7 +121,8 @@ def take_backup(
     """Dump a database into a new folder and prove that every file can be read to its end.
 
     **Effects**: one new folder, mode 0700. Reads the database in one snapshot, in which the rows
-    of every table are counted too. After a failure no folder remains.
+    of every table are counted too. After a failure no folder remains; what a killed process left
+    of an unfinished one is removed by the next backup.
 
     Args:
         directory: where backups are kept; a relative one is the project's.
@@ -112,29 +132,26 @@ def take_backup(
 
     Raises:
         BackupFailed: no client that fits, pg_dump failed, or the archive cannot be read.
-        SettingsError: jobs is negative, or the folder cannot be made.
+        SettingsError: jobs is out of its range, or the folder cannot be made.
     """
-    if jobs < 0:
-        raise SettingsError(f"jobs={jobs} is below 0.", remedy="Write -p jobs 0 or more.")
+    check_jobs(jobs)
     level = gzip_level(compression)
     tools = find_client_tools(server.version_num)
     parent = _backups_of(target, directory)
-    partial = parent / f".{uuid4().hex}.partial"
     try:
-        partial.mkdir(mode=0o700)
-        manifest = _fill(
-            target, server, revisions, partial, tools, jobs or _jobs(server), level, on_progress
-        )
-        _write_manifest(manifest, partial)
-        final = _rename(partial, parent, revisions)
+        with unfinished_folder(parent) as partial:
+            manifest = _fill(
+                target, server, revisions, partial, tools, jobs or _jobs(server), level, on_progress
+            )
+            _write_manifest(manifest, partial)
+            unmark_folder(partial)
+            final = _rename(partial, parent, revisions)
     except OSError as error:
         raise BackupFailed(
             f"The backup could not be written to {parent}: {error.strerror}.",
             state="No backup was made and nothing was changed in the database.",
             remedy="Make room or choose another folder with -r directory PATH.",
         ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return replace(manifest, directory=final)
 
 
@@ -177,6 +194,43 @@ def prune(target: Target, server: ServerInfo, directory: str, *, keep: int) -> l
     for path in old:
         shutil.rmtree(path)
     return old
+
+
+def check_jobs(jobs: int) -> None:
+    """Refuse a number of connections that is negative or would take all that the server has.
+
+    Raises:
+        SettingsError: it is not from 0 to `MOST_JOBS`.
+    """
+    if not 0 <= jobs <= MOST_JOBS:
+        raise SettingsError(
+            f"jobs={jobs} is not a number from 0 to {MOST_JOBS}.",
+            remedy="Write -p jobs 0 to let the playbook choose, or a number of cores.",
+        )
+
+
+def check_folder(target: Target, directory: str) -> None:
+    """Refuse a folder for backups that cannot be made; makes nothing.
+
+    Raises:
+        SettingsError: the name is empty, a file is in its way, or it may not be written to.
+    """
+    if not directory.strip():
+        raise SettingsError(
+            "The parameter directory is empty.", remedy="Write -r directory PATH; backups is usual."
+        )
+    folder = backup_folder(target, directory)
+    existing = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    if not existing.is_dir():
+        problem = f"{existing} is no folder"
+    elif not os.access(existing, os.W_OK | os.X_OK):
+        problem = f"{existing} may not be written to"
+    else:
+        return
+    raise SettingsError(
+        f"The folder {folder} cannot be made: {problem}.",
+        remedy="Choose another one with -r directory PATH.",
+    )
 
 
 def _jobs(server: ServerInfo) -> int:
@@ -307,9 +361,11 @@ def _check_files(manifest: BackupManifest) -> None:
 
 def _check_restore(manifest: BackupManifest, target: Target, tools: ClientTools) -> None:
     """Restore into a scratch database and compare the rows of every table."""
-    scratch = target.with_conninfo(dbname=f"playbook_verify_{uuid4().hex[:8]}")
+    scratch = target.with_conninfo(dbname=scratch_name("verify"))
     name = sql.Identifier(scratch.database)
     with connect(target) as admin, admin.cursor() as cursor:
+        sweep_databases(admin)
+        hold_database(admin, scratch.database)
         cursor.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(name))
         try:
             restore_archive(manifest.directory / DUMP, scratch, tools=tools, jobs=manifest.jobs)

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ Progress = Callable[[int, int], None]
 _VERSION = re.compile(r"\(PostgreSQL\) (\d+)[.\w]*")
 _PROBLEM = re.compile(r"\b(?:error|fatal): ", re.IGNORECASE)
 _TABLE_LINE = re.compile(r"dumping contents of table")
+LEASH = Path(__file__).with_name("leash.py")
 POLL_S = 0.02
 REPORT_S = 1.0
 
@@ -237,25 +239,25 @@ def _run(target: Target | None, command: Sequence[str], stdin: str = "") -> str:
 def _run_watched(
     target: Target, command: Sequence[str], directory: Path, on_progress: Progress
 ) -> None:
-    """Run a tool, reporting what it has done so far; an interrupt ends it."""
+    """Run a tool, reporting what it has done so far; an interrupt ends it, and our own end."""
     lines: list[str] = []
     with subprocess.Popen(
-        [*command, *_connection_arguments(target)],
-        stdin=subprocess.DEVNULL,
+        [sys.executable, "-I", "-S", str(LEASH), *command, *_connection_arguments(target)],
+        stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         encoding="utf-8",
         errors="replace",
         env=_environment(target),
     ) as child:
-        if child.stderr is None:
-            raise RuntimeError("the tool was started without a pipe")
+        if child.stdin is None or child.stderr is None:
+            raise RuntimeError("the tool was started without pipes")
         reader = Thread(target=_collect, args=(child.stderr, lines), daemon=True)
         reader.start()
         try:
             _watch(child, lines, directory, on_progress)
         except BaseException:
-            child.kill()
+            child.stdin.close()  # lets go of the leash
             raise
         reader.join()
     if child.returncode:

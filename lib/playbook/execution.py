@@ -28,6 +28,7 @@ from playbook.records import (
 )
 from playbook.revisions import join
 from playbook.snapshot import holds_rows, write_snapshot
+from playbook.statements import commits_midway
 from playbook.targets import parse_duration_s
 from playbook.verification import compare
 
@@ -154,6 +155,9 @@ def execute(
     done: list[StepResult] = []
     word = WORDS[plan.direction]
     began = time.monotonic()
+    first = plan.steps[0].revision
+    goal = list(plan.to_revisions)
+    run.note(f"{first} begins", goal=goal, direction=plan.direction, **_under_way(plan, 0))
 
     def on_step(result: StepResult, reached: tuple[str, ...]) -> None:
         nonlocal began
@@ -161,7 +165,12 @@ def execute(
         done.append(result)
         note(f"{result.revision} {word}")
         steps = [*earlier, *done]
-        run.note(f"{result.revision} {word}", steps=steps, to_revisions=list(reached))
+        run.note(
+            f"{result.revision} {word}",
+            steps=steps,
+            to_revisions=list(reached),
+            **_under_way(plan, len(done)),
+        )
         run.write_history()
 
     def on_note(text: str) -> None:
@@ -186,10 +195,30 @@ def execute(
         reached = find_place(run)
         if len(done) < len(plan.steps) and is_through(failed, reached):
             done.append(_unseen(run, failed, time.monotonic() - began))
+        failure = tell_failure(run, plan, error, failed, reached, limits)
         with suppress(PlaybookError):  # a full disk may be what failed
-            steps, place = [*earlier, *done], list(reached or ())
-            run.note(f"{failed.revision} failed", steps=steps, to_revisions=place)
-        raise tell_failure(run, plan, error, failed, reached, limits) from error
+            known = _known(reached, failure.transactional)
+            run.note(f"{failed.revision} failed", steps=[*earlier, *done], **known)
+        raise failure from error
+
+
+def _known(reached: tuple[str, ...] | None, transactional: bool) -> dict[str, Any]:
+    """Return what a failure changes in the receipt; where the place is not known, nothing."""
+    if reached is None:
+        return {}
+    return {"to_revisions": list(reached), "leaves_transaction": not transactional}
+
+
+def _under_way(plan: Plan, done: int) -> dict[str, Any]:
+    """Return what a receipt says of the revision that comes next, before it is begun."""
+    if done == len(plan.steps):
+        return {"under_way": "", "leaves_transaction": False}
+    step = plan.steps[done]
+    # Without its SQL nobody can tell before it runs.
+    return {
+        "under_way": step.revision,
+        "leaves_transaction": not step.sql or commits_midway(step.sql),
+    }
 
 
 def _unseen(run: Run[Any], step: PlanStep, duration_s: float) -> StepResult:

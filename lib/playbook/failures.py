@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
 from typing import Any
 
 from playbook.apply import Limits
@@ -23,6 +25,9 @@ from playbook.ways_out import Failure, ways_out
 
 __all__ = ["WORDS", "find_place", "is_through", "tell_failure"]
 
+PATIENCE_S = 10.0
+"""How long a server that cannot be reached is asked where the database is."""
+LOOK_AGAIN_S = 0.3
 WORDS = {"upgrade": "applied", "downgrade": "undone"}
 
 
@@ -32,15 +37,20 @@ def is_through(step: PlanStep, reached: tuple[str, ...] | None) -> bool:
 
 
 def find_place(run: Run[Any]) -> tuple[str, ...] | None:
-    """Return where the database is, by a new child if the old one is gone; None: unknown."""
-    try:
+    """Return where the database is, by a new child if the old one is gone; None: unknown.
+
+    A server that was killed recovers in seconds, so it is asked again for `PATIENCE_S`.
+    """
+    deadline = time.monotonic() + PATIENCE_S
+    with suppress(PlaybookError):
         return run.alembic.current()
-    except PlaybookError:
-        try:
+    while True:
+        with suppress(PlaybookError):
             run.alembic.restart(run.server)
             return run.alembic.current()
-        except PlaybookError:
+        if time.monotonic() > deadline:
             return None
+        time.sleep(LOOK_AGAIN_S)
 
 
 def tell_failure(

@@ -13,7 +13,7 @@ from dataclasses import replace
 from playbook.records import History, Receipt, RevisionGraph
 from playbook.revisions import applied, pending
 
-__all__ = ["advice", "edited_revisions", "going_on", "mark_revisions"]
+__all__ = ["advice", "edited_revisions", "mark_revisions"]
 
 _ENDS = {"failed": "failed", "rolled back": "failed", "interrupted": "interrupted"}
 """Outcomes of a run that did not reach its target, and what that makes of the revision."""
@@ -65,19 +65,6 @@ def _advice(graph: RevisionGraph, revision: str, mark: str) -> str:
         f"{revision} was applied here, and no file has it. Bring its file back; if it was "
         "squashed into another one, leave it."
     )
-
-
-def going_on(run: Receipt) -> str:
-    """Return how to go on where a killed run stopped."""
-    ways = {
-        "upgrade": "running `upgrade` again goes on from there.",
-        "rollback": "`rollback` with a revision as -r target goes on from there, and `upgrade` "
-        "goes forward again.",
-        "init": "`upgrade` goes on from there, and `init` if it is empty.",
-    }
-    if run.runbook not in ways:
-        return f"Run `{run.runbook}` again."
-    return f"Compare with where the database is now; {ways[run.runbook]}"
 
 
 def edited_revisions(history: History, graph: RevisionGraph) -> list[str]:

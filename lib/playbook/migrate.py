@@ -98,13 +98,14 @@ class Alembic:
         self._requests = 0
         self.committed = Committed()
         """What the last revision that was run did that no rollback undoes."""
+        self._has_read = False
+        self.session_pid = 0
         self._start()
 
     def _start(self) -> None:
         target = self._target
         self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         self._versions: dict[str, str] = {}
-        self.session_pid = 0
         try:
             self._child = subprocess.Popen(
                 [target.python or sys.executable, "-u", str(RUNNER)],
@@ -172,6 +173,7 @@ class Alembic:
         """Return the revisions and, if asked, where the database stands (as env.py sees it)."""
         files = self._ask("graph")
         where = self._ask("current") if current else {"current": []}
+        self._has_read = True
         revisions = tuple(_revision(record) for record in files["revisions"])
         known = {revision.revision for revision in revisions}
         return RevisionGraph(
@@ -316,14 +318,18 @@ class Alembic:
         """Kill the child, end its session in the server, and start another.
 
         **Effects**: PostgreSQL rolls back what the session had not committed, before this
-        returns.
+        returns. Where the server cannot be reached, there is a child again, but what the session
+        did is not known: call this again.
         """
         self._child.kill()
         self.close()
-        if self.session_pid:
-            end_session(self._target, self.session_pid)
-        self._start()
-        self.open(self._target, server, session=self._session)
+        try:
+            if self.session_pid:
+                end_session(self._target, self.session_pid)
+                self.session_pid = 0
+        finally:
+            self._start()
+            self.open(self._target, server, session=self._session)
 
     def close(self) -> None:
         """End the child: it leaves when its input closes, or is killed after 5 s."""
@@ -380,6 +386,12 @@ class Alembic:
                 remedy=f"Correct python = ... in {self._target.alembic_ini.name}, or install "
                 "Alembic and the driver there.",
             )
+        if not self._has_read and code > 0:
+            return SettingsError(
+                "The process that runs Alembic ended while it read the project (exit code "
+                f"{code}): {_sentence(last[0])}",
+                remedy=f"See that `alembic current` works in {self._target.project}.",
+            )
         return AlembicDied(
             f"The process that ran Alembic ended by itself (exit code {code}): "
             f"{_sentence(last[0])}",
@@ -409,11 +421,9 @@ class Alembic:
                 state="PostgreSQL rolled this revision back.",
                 remedy="Stop those writes, then run the notebook's cells from the top.",
             )
-        if command in {"open", "graph", "plan", "drift"} and (
-            event["alembic"] or command == "open"
-        ):
+        if command in {"open", "graph", "plan", "drift"} and event["alembic"]:
             return SettingsError(f"Alembic says: {_sentence(text)}")
-        if command == "graph":
+        if command in {"open", "graph"}:
             return SettingsError(
                 f"The project's revision files cannot be loaded: {kind}: {_sentence(text)}",
                 remedy=f"See that `alembic history` works in {self._target.project}.",

@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from psycopg2 import sql
 
@@ -34,6 +33,7 @@ from playbook.errors import (
 )
 from playbook.hazards import find_hazards
 from playbook.known import read_known
+from playbook.leftovers import held, hold_database, scratch_name, sweep_databases
 from playbook.migrate import Alembic
 from playbook.probes import COUNT_LIMIT, count_violations, with_counts
 from playbook.records import Hazards, Loss, Plan, PlanStep, RevisionGraph
@@ -270,21 +270,22 @@ def _empty_copy(target: Target) -> Iterator[Target]:
     with connect(target, read_only=True) as connection:
         tools = find_client_tools(server_info(connection).version_num)
     schema = dump_schema(target, tools=tools)
-    name = f"playbook_scratch_{uuid4().hex[:8]}"
+    name = scratch_name("scratch")
     beside = replace(
         target.with_conninfo(), kind="sandbox", seed="", conninfo={"dbname": name}, protected=False
     )
-    copy = open_target(beside, state="empty")
-    try:
+    with held(beside):
+        copy = open_target(beside, state="empty")
         try:
-            load_sql(schema, copy, tools=tools)
-        except BackupFailed:
-            with _copy_on_server(target, name, schema) as own:
-                yield own
-        else:
-            yield copy
-    finally:
-        drop_database(copy)
+            try:
+                load_sql(schema, copy, tools=tools)
+            except BackupFailed:
+                with _copy_on_server(target, name, schema) as own:
+                    yield own
+            else:
+                yield copy
+        finally:
+            drop_database(copy)
 
 
 @contextmanager
@@ -294,6 +295,8 @@ def _copy_on_server(target: Target, name: str, schema: str) -> Iterator[Target]:
     with connect(target) as admin, admin.cursor() as cursor:
         tools = find_client_tools(server_info(admin).version_num)
         try:
+            sweep_databases(admin)
+            hold_database(admin, name)
             cursor.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(quoted))
             load_sql(schema, copy, tools=tools)
         except PlaybookError as error:

@@ -21,7 +21,6 @@ from playbook.catalog import (
     unvalidated_constraints,
 )
 from playbook.database import connect, lock_holder, settings_stick
-from playbook.marks import going_on
 from playbook.obstacles import find_obstacles
 from playbook.present import count
 from playbook.privileges import find_history_rights, find_privileges, find_row_security
@@ -110,7 +109,7 @@ def check(target: Target, server: ServerInfo, question: Question) -> Checks:
             *_for_what_runs(connection, server, question),
             find_row_security(connection, question.tables),
             _other_run(connection),
-            _interrupted(question.receipts),
+            _last_run(question.receipts, question.graph),
             *find_obstacles(connection, question.locks, question.sql, question.tables),
             _indexes(connection),
             _constraints(connection),
@@ -254,27 +253,58 @@ def _other_run(connection: Connection) -> Finding:
     return Finding("other-run", Severity.OK, "advisory lock", "No other run is in progress.")
 
 
-def _interrupted(receipts: Sequence[Receipt]) -> Finding:
-    """Warn if the last writing run here was killed."""
-    if receipts and receipts[0].outcome == "interrupted":
-        last = receipts[0]
+def _last_run(receipts: Sequence[Receipt], graph: RevisionGraph) -> Finding:
+    """Warn if the last writing run here was killed or failed, and say how to go on."""
+    if not receipts:
+        return Finding("last-run", Severity.OK, "receipts", "There was none yet.")
+    last = receipts[0]
+    if last.outcome == "interrupted":
+        return Finding(
+            "last-run", Severity.WARN, last.run_id, _interrupted(last, graph), _go_on(last)
+        )
+    if last.outcome == "failed":
         return Finding(
             "last-run",
             Severity.WARN,
             last.run_id,
-            f"It was interrupted; it had begun at {join(last.from_revisions)}.",
-            going_on(last),
+            f"It failed: {last.message}{_half_applied(last, graph)}",
+            f"See that its cause is mended, then run `{last.runbook}` again.",
         )
-    if receipts and receipts[0].outcome == "failed":
-        return Finding(
-            "last-run",
-            Severity.WARN,
-            receipts[0].run_id,
-            f"It failed: {receipts[0].message}",
-            "See that its cause is mended.",
-        )
-    detail = f"The last run ended: {receipts[0].outcome}." if receipts else "There was none yet."
-    return Finding("last-run", Severity.OK, "receipts", detail)
+    return Finding("last-run", Severity.OK, "receipts", f"The last run ended: {last.outcome}.")
+
+
+def _interrupted(last: Receipt, graph: RevisionGraph) -> str:
+    """Return what is known of a killed run: where it began, what was under way, where it is."""
+    begun = f"It was interrupted; it had begun at {join(last.from_revisions)}"
+    if last.goal is None and last.runbook != "init":
+        return f"{begun} and had changed nothing."
+    place = f"the database is at {join(graph.current)} now"
+    if not _is_unfinished(last, graph):
+        return f"{begun}, and {place}."
+    rolled_back = "" if last.leaves_transaction else f" {last.under_way} was rolled back whole."
+    return f"{begun}, and {place}.{rolled_back}{_half_applied(last, graph)}"
+
+
+def _is_unfinished(last: Receipt, graph: RevisionGraph) -> bool:
+    """Say whether the revision that was under way when a run ended did not come through."""
+    done = (last.under_way in applied(graph)) == (last.direction == "upgrade")
+    return bool(last.under_way) and not done
+
+
+def _half_applied(last: Receipt, graph: RevisionGraph) -> str:
+    """Name the revision of which a run may have left a part; "" if it cannot have."""
+    if not last.leaves_transaction or not _is_unfinished(last, graph):
+        return ""
+    return f" {last.under_way} is half-applied: it commits parts of itself, which may be there."
+
+
+def _go_on(last: Receipt) -> str:
+    if last.goal is None:
+        return f"Run `{last.runbook}` again."
+    onward = {"upgrade": "upgrade", "downgrade": "rollback"}[last.direction]
+    if len(last.goal) > 1:
+        return f"`{onward}` goes on from there."
+    return f"`{onward}` with -r target {join(last.goal)} goes on from there."
 
 
 def _indexes(connection: Connection) -> Finding:

@@ -512,6 +512,14 @@ class Receipt:
     """(revision, SHA-256 of its file) of every revision that this run applied or undid."""
     message: str
     directory: Path
+    under_way: str = ""
+    """The revision that was begun and not yet finished; known from receipts only."""
+    leaves_transaction: bool = False
+    """Whether parts of that revision may stay although it did not finish."""
+    direction: str = ""
+    """``upgrade`` or ``downgrade``: which way that revision was run."""
+    goal: tuple[str, ...] | None = None
+    """The revisions that the run's plan leads to; None: it had not begun to change anything."""
     host: str = ""
     system_identifier: str = ""
     """Of the server: only there do the steps' transaction ids mean anything."""

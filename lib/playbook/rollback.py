@@ -310,13 +310,15 @@ def compare_data(run: Run[Parameters]) -> Comparison | Note:
 def check_data(run: Run[Parameters]) -> DataChecks:
     """Run the data checks of the revisions that are still applied; they inform, only."""
     run.require("comparison", object)
-    return run.keep("data", run_checks(run.target, run.graph))
+    with run.recording_failure():
+        return run.keep("data", run_checks(run.target, run.graph))
 
 
 def check_schema(run: Run[Parameters]) -> Integrity:
     """Return constraints that were never validated and indexes that are not valid."""
     run.require("comparison", object)
-    return run.keep("integrity", find_integrity(run.target))
+    with run.recording_failure():
+        return run.keep("integrity", find_integrity(run.target))
 
 
 def conclude(run: Run[Parameters]) -> Outcome:

@@ -22,6 +22,7 @@ import re
 import sys
 import threading
 import time
+import warnings
 from typing import TYPE_CHECKING, Any, Callable, NoReturn
 
 import alembic
@@ -311,7 +312,7 @@ class Runner:
         os.chdir(os.path.dirname(os.path.abspath(request["alembic_ini"])))
         self.script = ScriptDirectory.from_config(self.config)
         # Now, as the files are loaded: what runs later is this, whatever they hold by then.
-        self.hashes = {s.revision: sha256(s.path) for s in self.script.walk_revisions()}
+        self.hashes = load_hashes(self.script)
 
     def run_env(
         self,
@@ -516,6 +517,35 @@ def append_rows(path: str, rows: Iterable[tuple[Any, ...]]) -> None:
             file.write(",".join(fields) + "\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+def load_hashes(script: ScriptDirectory) -> dict[str, str]:
+    """Return the hash of each revision's file.
+
+    Of two files with one id Alembic only warns, and runs one of them; before it fails at a
+    revision that stands on none, it says which in a warning.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        try:
+            hashes = {s.revision: sha256(s.path) for s in script.walk_revisions()}
+        except KeyError:
+            hashes = {}
+            if not any(is_about_revisions(one) for one in caught):
+                raise
+    for one in caught:
+        if is_about_revisions(one):
+            raise util.CommandError(str(one.message))
+        warnings.showwarning(one.message, one.category, one.filename, one.lineno)
+    return hashes
+
+
+def is_about_revisions(warning: Any) -> bool:
+    """Say whether a warning is one of Alembic's on the revision files; they have no class."""
+    text = str(warning.message)
+    return "is present more than once" in text or bool(
+        re.match("Revision .* referenced from .* is not present", text)
+    )
 
 
 def describe(script: Script, digest: str) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from playbook.locks import MODES
 __all__ = [
     "Dropped",
     "Statement",
+    "commits_midway",
     "created_tables",
     "dropped_objects",
     "has_statements",
@@ -34,6 +35,7 @@ __all__ = [
 ]
 
 DEFAULT_SCHEMA = "public"
+_COMMIT = re.compile(r"^\s*COMMIT\s*;", re.IGNORECASE | re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -207,6 +209,14 @@ def _without_comments(text: str) -> str:
 
 def _name(relation: Any) -> str:
     return f"{relation.schemaname or DEFAULT_SCHEMA}.{relation.relname}"
+
+
+def commits_midway(text: str) -> bool:
+    """Say whether a step's SQL commits before its end, so that a part of it may stay.
+
+    Where the text only looks so (the COMMIT of a procedure's body), it is taken for one that does.
+    """
+    return len(_COMMIT.findall(text)) > 1
 
 
 def tables_in(text: str) -> set[str]:

@@ -329,7 +329,8 @@ def check_schema(run: Run[Parameters]) -> Integrity:
     """
     run.require("comparison", object)
     run.forget("integrity")
-    integrity = find_integrity(run.target)
+    with run.recording_failure():
+        integrity = find_integrity(run.target)
     if integrity.invalid and _will_write(run):
         names = ", ".join(item.index for item in integrity.invalid)
         failure = VerifyFailed(
@@ -344,7 +345,8 @@ def check_schema(run: Run[Parameters]) -> Integrity:
 def find_drift(run: Run[Parameters]) -> Drift:
     """Return how the models differ from the database."""
     run.require("comparison", object)
-    return run.keep("drift", compare_with_models(run.alembic, run.graph))
+    with run.recording_failure():
+        return run.keep("drift", compare_with_models(run.alembic, run.graph))
 
 
 def conclude(run: Run[Parameters]) -> Outcome:

@@ -156,7 +156,7 @@ def test_folder_that_cannot_be_made_is_one_sentence(small: Target, tmp_path: Pat
 
     with pytest.raises(SettingsError, match=r"cannot be made: Not a directory"):
         take(small, tmp_path / "file")
-    with pytest.raises(SettingsError, match="jobs=-1 is below 0"):
+    with pytest.raises(SettingsError, match="jobs=-1 is not a number from 0 to 32"):
         take(small, tmp_path, jobs=-1)
 
 

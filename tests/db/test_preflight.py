@@ -522,3 +522,33 @@ def test_last_run_that_did_not_end_well_warns(
     ]  # fmt: skip
 
     assert ask(fresh_database, receipts=receipts)["last-run"].severity is severity
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({}, "had changed nothing. Run `upgrade` again."),
+        ({"goal": ("b",), "direction": "upgrade"},
+         "the database is at a now. `upgrade` with -r target b goes on"),
+        ({"goal": ("b",), "direction": "upgrade", "under_way": "b"},
+         "at a now. b was rolled back whole. `upgrade` with -r target b"),
+        ({"goal": ("b",), "direction": "upgrade", "under_way": "b", "leaves_transaction": True},
+         "b is half-applied: it commits parts of itself"),
+        ({"goal": ("a",), "direction": "upgrade", "under_way": "a", "leaves_transaction": True},
+         "the database is at a now. `upgrade` with -r target a goes on"),
+        ({"runbook": "rollback", "goal": (), "direction": "downgrade", "under_way": "a"},
+         "a was rolled back whole. `rollback` with -r target base goes on"),
+        ({"goal": ("a",), "direction": "downgrade", "under_way": "b"},
+         "the database is at a now. `rollback` with -r target a goes on"),
+        ({"runbook": "init"}, "the database is at a now. Run `init` again."),
+    ],
+)  # fmt: skip
+def test_killed_run_is_told_with_what_was_under_way_and_what_goes_on(
+    fresh_database: Target, changes: dict[str, object], says: str
+) -> None:
+    killed = Receipt("r", "upgrade", "t", "d", "interrupted", datetime.now(UTC), None, "me",
+                     ("a",), (), (), "", (), "", Path())  # fmt: skip
+
+    found = ask(fresh_database, receipts=[replace(killed, **changes)])["last-run"]  # type: ignore[arg-type]
+
+    assert says in f"{found.detail} {found.remedy}"

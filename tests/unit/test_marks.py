@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from builders import make_graph
-from playbook.marks import advice, edited_revisions, going_on, mark_revisions
+from playbook.marks import advice, edited_revisions, mark_revisions
 from playbook.records import History, Receipt, RevisionGraph, StepResult
 
 CLOCK = count()
@@ -209,16 +209,3 @@ def test_each_mark_has_a_sentence_that_names_the_revision_and_what_to_do() -> No
 
 def test_missing_revision_of_the_version_table_is_left_to_the_preflight() -> None:
     assert advice(mark_revisions(make_graph("a", current=("x",)), History(()))) == []
-
-
-@pytest.mark.parametrize(
-    ("runbook", "says"),
-    [
-        ("upgrade", "running `upgrade` again goes on from there"),
-        ("rollback", "`rollback` with a revision as -r target goes on"),
-        ("init", "`upgrade` goes on from there, and `init` if it is empty"),
-        ("backup", "Run `backup` again."),
-    ],
-)
-def test_after_a_killed_run_it_is_said_which_runbook_goes_on(runbook: str, says: str) -> None:
-    assert says in going_on(run("a", "b", "a", runbook=runbook, outcome="interrupted"))

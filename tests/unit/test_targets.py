@@ -225,7 +225,9 @@ def test_durations(text: str, seconds: float) -> None:
     assert parse_duration_s(text, name="x") == pytest.approx(seconds)
 
 
-@pytest.mark.parametrize("text", ["", "2", "0s", "-1s", "2 days", "s", "1e3s", "0.0ms"])
+@pytest.mark.parametrize(
+    "text", ["", "2", "0s", "-1s", "2 days", "s", "1e3s", "0.0ms", "169h", "9" * 400 + "h"]
+)
 def test_text_that_is_no_duration_is_refused_and_zero_too(text: str) -> None:
     with pytest.raises(SettingsError, match="lock_timeout=.* is not a duration above zero"):
         parse_duration_s(text, name="lock_timeout")
