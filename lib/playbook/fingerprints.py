@@ -101,10 +101,10 @@ def statistics(row: Sequence[int | None], columns: Columns) -> tuple[int, list[C
     """Return the rows that were read and the columns, from the row that the query returned."""
     rows = row[0] or 0
     found = []
-    for i, (column, type_, not_null, _) in enumerate(columns):
+    for i, (column, type_, not_null, is_key) in enumerate(columns):
         nulls, hashed = row[1 + 2 * i] or 0, row[2 + 2 * i]
         fingerprint = str(_with_nulls(int(hashed or 0), nulls))
-        found.append(ColumnSnapshot(column, type_, not_null, rows - nulls, fingerprint))
+        found.append(ColumnSnapshot(column, type_, not_null, rows - nulls, fingerprint, is_key))
     return rows, found
 
 

@@ -249,6 +249,8 @@ class ColumnSnapshot:
     not_null: bool
     non_null_rows: int
     fingerprint: str
+    is_key: bool = field(default=False, compare=False)
+    """Whether it is part of the primary key."""
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from playbook.records import ColumnSnapshot, Snapshot, TableSnapshot, TableStora
 from playbook.targets import Target, parse_duration_s, parse_size_bytes
 
 __all__ = [
+    "EVERYTHING",
     "Reading",
     "count_rows",
     "count_written_after",

@@ -8,6 +8,7 @@ from typing import Any
 
 from playbook import archive
 from playbook.apply import Limits
+from playbook.changes import undeclared
 from playbook.database import advisory_lock, connect
 from playbook.errors import GuardRefused, MigrationFailed, VerifyFailed
 from playbook.execution import (
@@ -16,8 +17,11 @@ from playbook.execution import (
     compare_with_before,
     execute,
     go_back,
+    limits_of,
+    looks,
     save_backup,
     save_before_snapshot,
+    unread,
 )
 from playbook.history import edited_revisions, read_history
 from playbook.journal import Run
@@ -84,6 +88,8 @@ class Parameters(Common):
     give_up_after: str = "5min"
     on_failure: str = "stop"
     plan: str = ""
+    sample_above: str = ""
+    time_budget: str = ""
 
 
 def open_run(namespace: Mapping[str, Any]) -> Run[Parameters]:
@@ -93,6 +99,7 @@ def open_run(namespace: Mapping[str, Any]) -> Run[Parameters]:
         one_of("backup", run.parameters.backup, ("auto", "always", "never"))
         one_of("on_failure", run.parameters.on_failure, ("stop", "rollback"))
         _limits(run.parameters)
+        limits_of(run)
         check_target(run.parameters.target, run.graph, direction="upgrade")
         if run.parameters.plan:
             run.keep("reviewed", read_plan_hash(run.resolve_path(run.parameters.plan)))
@@ -262,8 +269,30 @@ def _apply(run: Run[Parameters], plan: Plan, check_lock: Callable[[], None]) -> 
 
 
 def compare_data(run: Run[Parameters]) -> Comparison | Note:
-    """Return how each table and column differs from before the upgrade."""
-    return compare_with_before(run)
+    """Return how each table and column differs from before the upgrade.
+
+    Raises:
+        VerifyFailed: this run changed values that no revision declares and no SQL names; the
+            upgrade itself is done.
+    """
+    run.forget("comparison")
+    found = compare_with_before(run)
+    if isinstance(found, Comparison) and (names := undeclared(found)):
+        run.forget("comparison")
+        run.show_then_fail(found, _undeclared(run, names))
+    return found
+
+
+def _undeclared(run: Run[Parameters], names: list[str]) -> VerifyFailed:
+    start = join(run.require("applied", Applied).from_revisions)
+    backup = run.taken("backup", BackupManifest)
+    restore = f", or restore the backup {backup.directory.name}" if backup else ""
+    return VerifyFailed(
+        f"The upgrade changed what no revision declares: {'; '.join(names)}.",
+        state=f"The upgrade is done: the database is at {join(run.graph.current)}.",
+        remedy="If it is meant, declare it in the revision's file (`# playbook: changes "
+        f"table.column`); else go back with `rollback` -r target {start}{restore}.",
+    )
 
 
 def check_data(run: Run[Parameters]) -> DataChecks:
@@ -290,14 +319,17 @@ def _broken_rules(run: Run[Parameters], checks: DataChecks) -> VerifyFailed:
 
 
 def check_schema(run: Run[Parameters]) -> Integrity:
-    """Return constraints that were never validated and indexes that are not valid.
+    """Return constraints, indexes, references and sequences that are unfinished or broken.
+
+    Rows without a parent and sequences behind may have been so before: they are shown and named
+    in the outcome; `verify` fails on them.
 
     Raises:
         VerifyFailed: an index is not valid.
     """
     run.require("comparison", object)
     run.forget("integrity")
-    integrity = find_integrity(run.target)
+    integrity = find_integrity(run.target, limits=limits_of(run))
     if integrity.invalid and _will_write(run):
         names = ", ".join(item.index for item in integrity.invalid)
         failure = VerifyFailed(
@@ -333,7 +365,7 @@ def conclude(run: Run[Parameters]) -> Outcome:
 def _succeeded(run: Run[Parameters], applied: Applied) -> Outcome:
     backup = run.require("backup", object)
     start, end = join(applied.from_revisions), join(applied.to_revisions)
-    message = f"{run.server.database} was upgraded from {start} to {end}."
+    message = f"{run.server.database} was upgraded from {start} to {end}.{unread(run)}"
     run.finish("succeeded", message)
     kept = f"The backup is {backup.directory.name}. " if isinstance(backup, BackupManifest) else ""
     return run.outcome(
@@ -342,6 +374,7 @@ def _succeeded(run: Run[Parameters], applied: Applied) -> Outcome:
         changed=tuple(f"{step.revision} applied" for step in applied.steps),
         unchanged=("every table and column that the comparison calls intact",),
         next_steps=(
+            *looks(run),
             f"{kept}`rollback` with -r target {start} undoes this upgrade.",
             "`verify` repeats the checks at any time.",
         ),
