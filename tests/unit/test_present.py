@@ -36,6 +36,7 @@ from playbook.records import (
     Loss,
     LossItem,
     Note,
+    Orphans,
     Outcome,
     Plan,
     PlanStep,
@@ -44,6 +45,7 @@ from playbook.records import (
     RevisionGraph,
     Salvage,
     SalvagedFile,
+    SequenceBehind,
     Severity,
     Snapshot,
     StepResult,
@@ -58,9 +60,10 @@ SHA = "0123456789abcdef" * 4
 START = datetime(2026, 11, 23, 8, 0, 0, tzinfo=UTC)
 RUN = Path("/home/secret-user/project/runs/20261123T080000Z-upgrade-sandbox")
 PARTS = {
-    "Blocker", "ColumnSnapshot", "DataCheckResult", "Difference", "Finding", "Hazard",
-    "InvalidIndex",
-    "LossItem", "PlanStep", "Receipt", "Revision", "SalvagedFile", "ServerInfo", "Severity",
+    "Blocker", "Changes", "ColumnSequence", "ColumnSnapshot", "DataCheckResult", "Difference",
+    "Finding", "ForeignKey", "Hazard", "InvalidIndex",
+    "LossItem", "Orphans", "SequenceBehind", "TableStorage",
+    "PlanStep", "Receipt", "Revision", "SalvagedFile", "ServerInfo", "Severity",
     "StepResult", "TableSize", "TableSnapshot", "UnvalidatedConstraint",
 }  # fmt: skip
 """Records that are shown only within others, or by nobody."""
@@ -154,11 +157,16 @@ SAMPLES: dict[str, Any] = {
         Difference("rag.chunks", "", "rows changed", 98_765, 98_700, "65 rows fewer"),
         Difference("rag.tags", "", "added", -1, 0),
         Difference("rag.chunks", "title", "values changed", 98_765, 98_700, "fingerprint differs"),
+        Difference("rag.tags", "name", "values changed", 40, 40, "", 3, 2, "undeclared"),
+        Difference("rag.huge", "", "not compared", -1, -1, "not read: time budget"),
     )),
     "Drift": Drift(("remove table rag.old", "add column app.users.email text")),
     "Integrity": Integrity(
         (UnvalidatedConstraint("app.users", "users_email", "CHECK (email <> '') NOT VALID"),),
         (InvalidIndex("rag.chunks", "ix_chunks", "CREATE INDEX ix_chunks ON rag.chunks (id)"),),
+        (Orphans("rag.chunks", "chunks_document", "rag.documents", 3, True),),
+        (SequenceBehind("rag.chunks", "id", "rag.chunks_id_seq", 1, 98_765),),
+        (("sequence rag.other of rag.tags.id", "not checked in time"),),
     ),
     "Hazards": Hazards(
         (
@@ -551,3 +559,18 @@ def test_equal_comparisons_give_equal_pictures() -> None:
     first, second = (present.rows_chart(SAMPLES["Comparison"]).png for _ in range(2))
 
     assert first == second
+
+
+def test_changed_values_tell_who_wrote_them_and_whether_that_is_meant() -> None:
+    text = present.plain(SAMPLES["Comparison"])
+
+    assert "3 rows written since, 2 of them by the run; undeclared" in text
+    assert re.search(r"rag\.huge +not counted +not counted +not compared +not read: time", text)
+
+
+def test_references_that_are_broken_are_shown_with_their_remedy() -> None:
+    text = present.plain(SAMPLES["Integrity"])
+
+    assert "1 foreign key with rows that lack their parent" in text
+    assert """SELECT setval('"rag"."chunks_id_seq"', 98765)""" in text
+    assert "not checked in time" in text
