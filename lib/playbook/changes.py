@@ -102,12 +102,14 @@ def count_changes(
     """Return a comparison with the rows that were written, and those of them by the run.
 
     Counted where something differs, on the server of the first snapshot only: elsewhere its
-    transaction ids mean nothing.
+    transaction ids mean nothing. A rewrite writes every row anew, so of a table that the run
+    rewrote nobody can say whose values changed: its rows by the run stay unknown.
     """
     tables = {d.table for d in comparison.differences if not d.column and d.kind in _COUNTED}
     if not tables or not before.xid or before.system_identifier != after.system_identifier:
         return comparison
     xids = [xid for step in steps for xid in step.xids]
+    rewritten = {name for step in steps for name in step.rewritten}
     deadline = time.monotonic() + limits.budget_s if limits.budget_s else None
     with connect(target, read_only=True) as connection:
         counted = {
@@ -115,7 +117,7 @@ def count_changes(
         }
     return replace(
         comparison,
-        differences=tuple(_with_counts(d, counted) for d in comparison.differences),
+        differences=tuple(_with_counts(d, counted, rewritten) for d in comparison.differences),
     )
 
 
@@ -136,9 +138,16 @@ def _count(
         return -1, -1
 
 
-def _with_counts(one: Difference, counted: dict[str, tuple[int, int]]) -> Difference:
-    counts = one.kind in (*_COUNTED, "values changed") and counted.get(one.table)
-    return replace(one, rows_written=counts[0], rows_by_run=counts[1]) if counts else one
+def _with_counts(
+    one: Difference, counted: dict[str, tuple[int, int]], rewritten: set[str]
+) -> Difference:
+    if one.table not in counted or one.kind not in (*_COUNTED, "values changed"):
+        return one
+    written, by_run = counted[one.table]
+    if one.table in rewritten:
+        why = "; ".join(part for part in (one.detail, "rewritten by the run") if part)
+        return replace(one, detail=why, rows_written=written)
+    return replace(one, rows_written=written, rows_by_run=by_run)
 
 
 def judge(comparison: Comparison, changes: Changes | None) -> Comparison:

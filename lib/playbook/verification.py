@@ -114,6 +114,8 @@ def _why_not_compared(old: TableSnapshot, new: TableSnapshot, same_form: bool) -
         return "fingerprints of another form"
     if not (old.share and new.share):
         return old.coverage if not old.share else new.coverage
+    if not _same_key(old, new):
+        return "its primary key is another one"
     if old.share == new.share == 1:
         return ""
     if old.share != new.share:
@@ -123,11 +125,17 @@ def _why_not_compared(old: TableSnapshot, new: TableSnapshot, same_form: bool) -
     return "" if _same_rows(old, new) else f"{old.coverage}, and not the same rows in them"
 
 
+def _same_key(old: TableSnapshot, new: TableSnapshot) -> bool:
+    """Say whether both seed their fingerprints by the same key; it may have been renamed."""
+    before, after = ([c for c in t.columns if c.is_key] for t in (old, new))
+    same_names = [c.column for c in before] == [c.column for c in after]
+    return same_names or [c.fingerprint for c in before] == [c.fingerprint for c in after]
+
+
 def _same_rows(old: TableSnapshot, new: TableSnapshot) -> bool:
-    before = {c.column: c for c in old.columns}
+    before, after = ({c.column: c for c in t.columns} for t in (old, new))
     keys = [c.column for c in old.columns if c.is_key]
-    after = {c.column: c for c in new.columns}
-    return before == after or bool(keys) and all(before[k] == after.get(k) for k in keys)
+    return before == after or (bool(keys) and all(before[k] == after.get(k) for k in keys))
 
 
 def _coverage(old: TableSnapshot, new: TableSnapshot) -> str:

@@ -12,6 +12,7 @@ from builders import Project, Script, make_graph, make_snapshot
 from playbook.database import connect
 from playbook.errors import SettingsError
 from playbook.records import RevisionGraph, Snapshot
+from playbook.snapshot import take_snapshot
 from playbook.targets import Target
 from playbook.verification import compare, find_integrity, load_checks, run_checks
 
@@ -121,6 +122,28 @@ def test_what_cannot_be_compared_is_said_and_not_taken_for_changed(
     (found,) = compare(sampled(before), after, names=NAMES).differences
 
     assert (found.kind, why in found.detail) == ("not compared", True)
+
+
+@pytest.mark.parametrize(
+    ("statement", "kinds"),
+    [
+        ("ALTER TABLE t DROP CONSTRAINT t_pkey", ["not compared"]),
+        ("ALTER TABLE t RENAME id TO key", ["columns changed", "dropped", "added"]),
+    ],
+    ids=["dropped", "renamed"],
+)
+def test_changed_primary_key_does_not_make_values_look_changed(
+    fresh_database: Target, statement: str, kinds: list[str]
+) -> None:
+    with connect(fresh_database) as connection, connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE t (id int PRIMARY KEY, x text)")
+        cursor.execute("INSERT INTO t VALUES (1, 'a'), (2, 'b')")
+        before = take_snapshot(fresh_database, ())
+        cursor.execute(statement)  # type: ignore[arg-type]
+
+    compared = found(before, take_snapshot(fresh_database, ()))
+
+    assert [kind for *_, kind in compared if kind != "null rule changed"] == kinds
 
 
 def test_fingerprints_of_another_form_are_not_compared_and_rows_are() -> None:
