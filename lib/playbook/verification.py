@@ -128,8 +128,8 @@ def _why_not_compared(old: TableSnapshot, new: TableSnapshot, same_form: bool) -
 def _same_key(old: TableSnapshot, new: TableSnapshot) -> bool:
     """Say whether both seed their fingerprints by the same key; it may have been renamed."""
     before, after = ([c for c in t.columns if c.is_key] for t in (old, new))
-    same_names = [c.column for c in before] == [c.column for c in after]
-    return same_names or [c.fingerprint for c in before] == [c.fingerprint for c in after]
+    same = [(c.column, c.type) for c in before] == [(c.column, c.type) for c in after]
+    return same or [c.fingerprint for c in before] == [c.fingerprint for c in after]
 
 
 def _same_rows(old: TableSnapshot, new: TableSnapshot) -> bool:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from builders import Project, Script, execute
+from builders import TABLE, Project, Script, execute
 from playbook import rollback, upgrade, verify
 from playbook.database import connect
-from playbook.errors import VerifyFailed
+from playbook.errors import SettingsError, VerifyFailed
 from playbook.records import Comparison, Difference
 from playbook.targets import Target
 from steps import Namespace, at, go, runs
@@ -231,3 +232,16 @@ def test_values_that_others_changed_in_a_table_that_was_rewritten_do_not_fail_th
     assert "Look at it: values of public.t.n changed." in outcome.next_steps
     found = changed(go(verify, namespace, before="show_chart").taken("comparison", Comparison))
     assert [(d.rows_written, d.detail) for d in found.values()] == [(1000, "rewritten by the run")]
+
+
+@pytest.mark.parametrize("module", [upgrade, verify, rollback])
+@pytest.mark.parametrize(
+    "parameters", [{"sample_above": "10"}, {"sample_above": "10%"}, {"time_budget": "2 days"}]
+)
+def test_limit_of_another_form_is_refused_at_once(
+    small: Callable[..., Namespace], module: ModuleType, parameters: dict[str, str]
+) -> None:
+    namespace = small({"a1": TABLE}, to="")
+
+    with pytest.raises(SettingsError, match=f"{next(iter(parameters))}=.* is not a"):
+        module.open_run({**namespace, **parameters})

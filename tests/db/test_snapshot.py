@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from dataclasses import replace
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from playbook import snapshot as snapshots
 from playbook.database import connect, fetch
 from playbook.errors import PlaybookError
 from playbook.records import Snapshot
@@ -46,6 +48,13 @@ TYPES = {
     "int4range": ("'[1,2)'", "'[1,3)'"),
     "boolean": ("true", "false"),
 }
+
+
+SLOW = (
+    # A thousand numbers are slow to write as text, and small on disk.
+    "CREATE TABLE a_large AS SELECT i AS id, array_fill(123456789, ARRAY[1000]) AS x "
+    "FROM generate_series(1, 100000) i"
+)
 
 
 def sql(target: Target, *statements: str) -> None:
@@ -418,9 +427,7 @@ def test_time_budget_leaves_out_the_tables_that_do_not_fit_the_small_ones_first(
 ) -> None:
     sql(
         fresh_database,
-        # A thousand numbers are slow to write as text, and small on disk.
-        "CREATE TABLE a_large AS SELECT i AS id, array_fill(123456789, ARRAY[1000]) AS x "
-        "FROM generate_series(1, 100000) i",
+        SLOW,
         "CREATE TABLE little (id int)",
         "INSERT INTO little VALUES (1)",
     )
@@ -451,3 +458,39 @@ def test_snapshot_of_an_older_form_is_read_as_such(fresh_database: Target, tmp_p
     (tmp_path / "s.json").write_text(older)
 
     assert read_snapshot(tmp_path / "s.json").form == 1 != snapshot.form
+
+
+def test_interrupt_ends_the_reading_in_the_server_too(fresh_database: Target) -> None:
+    sql(fresh_database, SLOW)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            take_snapshot(fresh_database, ())
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+
+    query = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%%hash%%' AND datname = %s"
+    with connect(fresh_database) as connection:
+        query += " AND pid <> pg_backend_pid() AND state = 'active'"
+        assert fetch(connection, query, (fresh_database.database,)) == [(0,)]
+
+
+def test_reading_that_takes_long_says_how_far_it_is(
+    fresh_database: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many_tables(fresh_database)
+    sql(fresh_database, SLOW)
+    said: list[str] = []
+    take_snapshot(fresh_database, (), except_tables=["public.a_large"], on_progress=said.append)
+    assert said == []
+
+    monkeypatch.setattr(snapshots, "QUIET_S", 0.2)
+    take_snapshot(fresh_database, (), jobs=2, on_progress=said.append)
+
+    assert "reading tables: 6 of 7 done" in said
