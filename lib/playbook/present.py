@@ -617,10 +617,16 @@ def _snapshot(snapshot: Snapshot) -> View:
     if not snapshot.tables:
         return _nothing(f"Snapshot of {snapshot.database}: it has no tables.")
     rows = tuple(
-        (Code(table.name), Number(count(table.rows)), Number(count(len(table.columns))))
+        (
+            Code(table.name),
+            Number("not counted" if table.rows < 0 else count(table.rows)),
+            Number(count(len(table.columns))),
+        )
         for table in snapshot.tables
     )
-    total = count(sum(table.rows for table in snapshot.tables), "row")
+    partly = tuple(f"{table.name}: {table.coverage}" for table in snapshot.tables if table.coverage)
+    sampled = (Items("Not every row was read", partly),) if partly else ()
+    total = count(sum(max(0, table.rows) for table in snapshot.tables), "row")
     return View(
         (
             Text(
@@ -628,6 +634,7 @@ def _snapshot(snapshot: Snapshot) -> View:
                 f"{moment(snapshot.taken_at)}: {count(len(rows), 'table')}, {total}."
             ),
             Table(("table", "rows", "columns"), rows),
+            *sampled,
         )
     )
 

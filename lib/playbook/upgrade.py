@@ -290,8 +290,9 @@ def _undeclared(run: Run[Parameters], names: list[str]) -> VerifyFailed:
     return VerifyFailed(
         f"The upgrade changed what no revision declares: {'; '.join(names)}.",
         state=f"The upgrade is done: the database is at {join(run.graph.current)}.",
-        remedy="If it is meant, declare it in the revision's file (`# playbook: changes "
-        f"table.column`); else go back with `rollback` -r target {start}{restore}.",
+        remedy="If it is meant, say so in the revision's file before it runs elsewhere "
+        "(`# playbook: changes table.column`); else go back with "
+        f"`rollback` -r target {start}{restore}.",
     )
 
 

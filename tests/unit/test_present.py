@@ -574,3 +574,17 @@ def test_references_that_are_broken_are_shown_with_their_remedy() -> None:
     assert "1 foreign key with rows that lack their parent" in text
     assert """SELECT setval('"rag"."chunks_id_seq"', 98765)""" in text
     assert "not checked in time" in text
+
+
+def test_snapshot_says_of_which_tables_not_every_row_was_read() -> None:
+    tables = (
+        TableSnapshot("app", "huge", -1, (), "not read: time budget", 0.0),
+        TableSnapshot("app", "large", 9_000, (), "10 % of its blocks", 0.1),
+    )
+
+    text = present.plain(Snapshot("db", "", (), tables))
+
+    assert re.search(r"app\.huge +not counted", text)
+    assert "app.huge: not read: time budget" in text
+    assert "app.large: 10 % of its blocks" in text
+    assert "2 tables, 9,000 rows" in text
