@@ -34,7 +34,7 @@ HASHES = {
 }
 """The hash functions of PostgreSQL's hash partitioning (pg_amproc), by type; from 11 on."""
 HASHES_18 = {"timestamp with time zone": "timestamptz_hash_extended({}, {})"}
-"""The same hash without the detour by the calendar: at 10 million rows 0.2 s instead of 0.8 s."""
+"""The same hash without the detour by the calendar, which doubles the cost of the column."""
 BIT_XOR_SINCE = 140000
 
 TEXT_FORMS = {
