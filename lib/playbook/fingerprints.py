@@ -34,7 +34,10 @@ HASHES = {
 }
 """The hash functions of PostgreSQL's hash partitioning (pg_amproc), by type; from 11 on."""
 HASHES_18 = {"timestamp with time zone": "timestamptz_hash_extended({}, {})"}
-"""The same hash without the detour by the calendar, which doubles the cost of the column."""
+"""The same hash without the detour by the calendar.
+
+Measured at 10 million rows: such a column alone takes 1.6 times a count(*) instead of 2.6.
+"""
 BIT_XOR_SINCE = 140000
 
 TEXT_FORMS = {
