@@ -15,7 +15,13 @@ from psycopg2.extensions import connection as Connection
 
 from playbook.database import fetch, fetch_value
 from playbook.locks import conflicting
-from playbook.records import Blocker, InvalidIndex, TableSize, UnvalidatedConstraint
+from playbook.records import (
+    Blocker,
+    InvalidIndex,
+    TableSize,
+    TableStorage,
+    UnvalidatedConstraint,
+)
 
 __all__ = [
     "HISTORY_SCHEMA",
@@ -38,9 +44,11 @@ __all__ = [
     "relation_exists",
     "sequence_columns",
     "standbys",
+    "stored_in",
     "table_columns",
     "table_names",
     "table_sizes",
+    "table_storage",
     "unvalidated_constraints",
     "vacuums",
 ]
@@ -81,6 +89,39 @@ SELECT schema, name, reltuples::bigint,
         JOIN pg_class AS c ON c.oid = i.indexrelid
         WHERE i.indrelid = tables.oid)::bigint * current_setting('block_size')::bigint
 FROM ({_USER_TABLES}) AS tables ORDER BY 1, 2
+"""
+
+TABLE_STORAGE = f"""
+SELECT schema || '.' || name, coalesce(sum(pg_table_size(part)), 0)::bigint,
+       coalesce(sum(pg_relation_filenode(part)::bigint), 0)::bigint, heirs
+FROM (SELECT schema, name,
+             CASE relkind WHEN 'p' THEN leaf.relid ELSE tables.oid END AS part,
+             relkind = 'r' AND EXISTS (SELECT FROM pg_inherits WHERE inhparent = oid) AS heirs
+      FROM ({_USER_TABLES}) AS tables
+      LEFT JOIN LATERAL pg_partition_tree(tables.oid) AS leaf
+        ON relkind = 'p' AND leaf.isleaf) AS parts
+GROUP BY 1, 4 ORDER BY 1
+"""
+
+STORED_IN = f"""
+WITH RECURSIVE below (name, oid) AS (
+    SELECT wanted, to_regclass((SELECT string_agg(quote_ident(part), '.')
+                                FROM unnest(ARRAY[split_part(wanted, '.', 1),
+                                     substr(wanted, strpos(wanted, '.') + 1)]) AS part))::oid
+    FROM unnest(%s::text[]) AS wanted
+    UNION
+    SELECT below.name, found.oid
+    FROM below CROSS JOIN LATERAL (
+        SELECT inhparent AS oid FROM pg_inherits WHERE inhrelid = below.oid
+        UNION ALL
+        SELECT d.refobjid FROM pg_rewrite AS r JOIN pg_depend AS d
+          ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
+         AND d.refclassid = 'pg_class'::regclass
+        WHERE r.ev_class = below.oid AND d.refobjid <> below.oid
+    ) AS found
+)
+SELECT DISTINCT tables.schema || '.' || tables.name
+FROM below JOIN ({_USER_TABLES}) AS tables USING (oid) ORDER BY 1
 """
 
 COLUMNS = f"""
@@ -252,6 +293,24 @@ def table_columns(connection: Connection) -> TableColumns:
     for table, column, type_, not_null, key in fetch(connection, COLUMNS):
         found[table].append((column, type_, not_null, key))
     return found
+
+
+def table_storage(connection: Connection) -> dict[str, TableStorage]:
+    """Return where each user table's rows are, by ``schema.table``; partitions as their parent.
+
+    Source: pg_table_size(), pg_relation_filenode(), pg_partition_tree(), pg_inherits.
+    """
+    rows = fetch(connection, TABLE_STORAGE)
+    return {name: TableStorage(size, int(file), heirs) for name, size, file, heirs in rows}
+
+
+def stored_in(connection: Connection, names: Sequence[str]) -> list[str]:
+    """Return the user tables in which rows of some relations are: partitions' parents, and views'.
+
+    Args:
+        names: tables, partitions or views, ``schema.name``; one that does not exist gives nothing.
+    """
+    return [row[0] for row in fetch(connection, STORED_IN, (list(names),))]
 
 
 def unvalidated_constraints(connection: Connection) -> list[UnvalidatedConstraint]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from playbook import archive
 from playbook.apply import Limits, apply_plan
+from playbook.changes import count_changes, find_changes, judge, write_changes
 from playbook.errors import GuardRefused, MigrationFailed, PlaybookError
 from playbook.failures import WORDS, find_place, is_through, tell_failure
 from playbook.journal import Run
@@ -18,7 +19,9 @@ from playbook.present import dump_progress, note, progress
 from playbook.records import (
     Applied,
     BackupManifest,
+    Changes,
     Comparison,
+    Integrity,
     LateRows,
     Note,
     Plan,
@@ -27,10 +30,10 @@ from playbook.records import (
     StepResult,
 )
 from playbook.revisions import join
-from playbook.snapshot import holds_rows, write_snapshot
+from playbook.snapshot import Reading, holds_rows, reading, write_snapshot
 from playbook.statements import commits_midway
 from playbook.targets import parse_duration_s
-from playbook.verification import compare
+from playbook.verification import broken_references, compare, left_out, looks_at_changes
 
 __all__ = [
     "AFTER",
@@ -41,21 +44,25 @@ __all__ = [
     "compare_with_before",
     "execute",
     "go_back",
-    "read_limits",
+    "limits_of",
+    "reading_of",
+    "looks",
     "save_backup",
     "save_before_snapshot",
+    "unread",
 ]
 
 BACKUPS = "backups"
 """Where writing runbooks keep their backups, in the project's folder."""
 BEFORE, AFTER = "snapshot-before.json", "snapshot-after.json"
+_SAME = ("intact", "not compared")
 DEFAULT_LIMITS = Limits(lock_timeout_s=2.0, give_up_after_s=300.0)
 """As the defaults of `upgrade`."""
 LOCK_TIMEOUT = "2s"
 """The parameter's default, in whose place that of the target's section stands."""
 
 
-def read_limits(run: Run[Any]) -> Limits:
+def limits_of(run: Run[Any]) -> Limits:
     """Return the limits that a runbook's parameters set.
 
     Raises:
@@ -112,10 +119,16 @@ def save_backup(run: Run[Any]) -> BackupManifest:
 
 
 def save_before_snapshot(run: Run[Any]) -> Snapshot:
-    """Count and fingerprint every table, and keep it in the run's folder."""
+    """Count and fingerprint every table, and keep it in the run's folder.
+
+    Beside it goes what the revisions mean to change, for this run's comparison and later ones.
+    """
     with run.recording_failure():
-        snapshot = run.snapshot()
+        changes = find_changes(run.target, run.require("plan", Plan))
+        snapshot = run.snapshot(limits=reading_of(run))
         write_snapshot(snapshot, run.begin() / BEFORE)
+        write_changes(changes, run.directory)
+    run.keep("changes", changes)
     run.note("snapshot taken")
     return run.keep("before", snapshot)
 
@@ -124,13 +137,36 @@ def compare_with_before(run: Run[Any]) -> Comparison | Note:
     """Return how each table and column differs from before; a note if nothing was run."""
     if run.taken("applied", Note):
         return run.keep("comparison", Note("Nothing was changed, so there is nothing to compare."))
-    run.require("applied", Applied)
+    applied, before = run.require("applied", Applied), run.require("before", Snapshot)
+    limits = reading_of(run)
     with run.recording_failure():
         run.refresh()
-        after = run.snapshot()
+        after = run.snapshot(limits=limits, like=before)
         write_snapshot(after, run.directory / AFTER)
-    names = (f"before the {run.runbook}", "after it")
-    return run.keep("comparison", compare(run.require("before", Snapshot), after, names=names))
+        run.keep("after", after)
+        found = compare(before, after, names=(f"before the {run.runbook}", "after it"))
+        found = count_changes(run.target, found, before, after, applied.steps, limits=limits)
+    return run.keep("comparison", judge(found, run.taken("changes", Changes)))
+
+
+def reading_of(run: Run[Any]) -> Reading:
+    """Return how much of the data a run's parameters let it read."""
+    return reading(run.parameters.sample_above, run.parameters.time_budget)
+
+
+def looks(run: Run[Any]) -> tuple[str, ...]:
+    """Return what a writing runbook's comparison and schema show to be looked at, in sentences."""
+    comparison, integrity = run.taken("comparison", Comparison), run.taken("integrity", Integrity)
+    found = looks_at_changes(comparison) if comparison else []
+    for texts in broken_references(integrity) if integrity else ():
+        found += texts
+    return tuple(f"Look at it: {text}." for text in found)
+
+
+def unread(run: Run[Any]) -> str:
+    """Return a sentence on tables of which a run did not read every row; "" if it read all."""
+    taken = (run.taken("before", Snapshot), run.taken("after", Snapshot))
+    return left_out(*(snapshot for snapshot in taken if snapshot))
 
 
 def execute(
@@ -271,9 +307,12 @@ def go_back(
         )
     run.went_back = True
     before = run.require("before", Snapshot)
-    found = compare(before, run.snapshot(), names=("before", "after going back")).differences
-    changed = dict.fromkeys(one.table for one in found if one.kind != "intact")
+    after = run.snapshot(limits=reading_of(run), like=before)
+    found = compare(before, after, names=("before", "after going back")).differences
+    unknown = dict.fromkeys(one.table for one in found if one.kind == "not compared")
+    changed = dict.fromkeys(one.table for one in found if one.kind not in _SAME)
     same = f"It differs in {', '.join(changed)}" if changed else "Its data are as before"
+    same += f" (not compared: {', '.join(unknown)})" if unknown else ""
     return MigrationFailed(
         failure.problem,
         state=f"The run went back from {join(reached)} to {join(plan.from_revisions)}. {same}.",

@@ -24,7 +24,7 @@ from playbook.history import has_history, read_history, settle_history, write_hi
 from playbook.interrupts import sigterm_as_interrupt
 from playbook.migrate import Alembic
 from playbook.parameters import Common, read_parameters
-from playbook.present import install_formatters, note, show
+from playbook.present import install_formatters, note, progress, show
 from playbook.receipts import (
     OUTCOMES,
     RECEIPT,
@@ -47,7 +47,7 @@ from playbook.records import (
 )
 from playbook.revisions import join, pending
 from playbook.sandbox import open_target
-from playbook.snapshot import take_snapshot
+from playbook.snapshot import EVERYTHING, Reading, take_snapshot
 from playbook.targets import Target, load_target, protected_targets, redact
 
 __all__ = ["Run", "software_versions"]
@@ -150,13 +150,22 @@ class Run(Generic[P]):
         self.graph = self.alembic.graph()
         return self.graph
 
-    def snapshot(self, *, fingerprints: bool = True) -> Snapshot:
+    def snapshot(
+        self,
+        *,
+        fingerprints: bool = True,
+        limits: Reading = EVERYTHING,
+        like: Snapshot | None = None,
+    ) -> Snapshot:
         """Count (and fingerprint) every table but Alembic's own, as it is now."""
         return take_snapshot(
             self.target,
             self.graph.current,
             except_tables=(self.version_table,),
             fingerprints=fingerprints,
+            limits=limits,
+            like=like,
+            on_progress=progress,
         )
 
     def keep(self, step: str, record: T) -> T:

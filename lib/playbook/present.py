@@ -433,6 +433,7 @@ def _data_check(result: DataCheckResult) -> tuple[Cell, ...]:
 STATEMENT_LENGTH = 100
 """How much of a hazardous statement is quoted; the plan has it in full."""
 
+_VERDICTS = {"undeclared": "bad", "as declared": "quiet"}
 _HARMLESS = {"intact": "good", "added": "quiet", "columns added": "quiet"}
 """Kinds of difference that lose nothing, and how they are shown."""
 
@@ -441,13 +442,14 @@ def _comparison(comparison: Comparison) -> View:
     tables = [one for one in comparison.differences if not one.column]
     columns = [one for one in comparison.differences if one.column]
     kinds = {one.kind for one in comparison.differences}
-    changed = sum(one.kind not in _HARMLESS for one in comparison.differences if not one.column)
+    unknown = sum(one.kind == "not compared" for one in tables)
+    changed = sum(one.kind not in _HARMLESS for one in tables) - unknown
     calm = "all intact" if kinds <= {"intact"} else "only additions"
-    word = (
-        Pill(f"{count(changed, 'table')} changed or dropped", "look")
-        if changed
-        else Pill(calm, "good")
-    )
+    word = Pill(calm, "good")
+    if changed or unknown:
+        words = [f"{count(changed, 'table')} changed or dropped"] * bool(changed)
+        words += [f"{count(unknown, 'table')} not compared"] * bool(unknown)
+        word = Pill(", ".join(words), "look")
     blocks: list[Block] = [
         Text(f"{comparison.before} and {comparison.after}: {count(len(tables), 'table')}", word)
     ]
@@ -474,15 +476,30 @@ def _difference(one: Difference, *column: Cell) -> tuple[Cell, ...]:
     return (
         Code(one.table),
         *column,
-        _rows(one.rows_before),
-        _rows(one.rows_after),
-        Pill(one.kind, "bad" if one.kind == "dropped" else tone),
-        one.detail,
+        _rows(one.rows_before, one.kind),
+        _rows(one.rows_after, one.kind),
+        Pill(one.kind, "bad" if one.kind == "dropped" else _VERDICTS.get(one.verdict, tone)),
+        _detail(one),
     )
 
 
-def _rows(rows: int) -> Number:
-    return Number("absent" if rows < 0 else count(rows))
+def _rows(rows: int, kind: str) -> Number:
+    return Number(_no_rows(kind) if rows < 0 else count(rows))
+
+
+def _no_rows(kind: str) -> str:
+    return "not counted" if kind == "not compared" else "absent"
+
+
+def _detail(one: Difference) -> str:
+    """Return what is known of a difference: of values, who wrote them and whether that is meant."""
+    parts = [one.detail]
+    if one.rows_written >= 0:
+        them = "it" if one.rows_written == 1 else "them"
+        by_run = f", {count(one.rows_by_run) if one.rows_by_run else 'none'} of {them} by the run"
+        written = f"{count(one.rows_written, 'row')} written since"
+        parts.append(written + (by_run if one.rows_written and one.rows_by_run >= 0 else ""))
+    return "; ".join(part for part in (*parts, one.verdict) if part)
 
 
 def _drift(drift: Drift) -> View:
@@ -495,14 +512,12 @@ def _drift(drift: Drift) -> View:
 
 
 def _integrity(integrity: Integrity) -> View:
-    if not integrity.unvalidated and not integrity.invalid:
-        return View(
-            (
-                Text(
-                    "Every constraint is validated and every index is valid.", Pill("sound", "good")
-                ),
-            )
+    if integrity == Integrity((), ()):
+        sound = (
+            "Every constraint is validated and every index is valid; no row lacks the parent that "
+            "it refers to, and no sequence is behind its column."
         )
+        return View((Text(sound, Pill("sound", "good")),))
     blocks: list[Block] = []
     if integrity.unvalidated:
         rows = tuple(
@@ -520,7 +535,41 @@ def _integrity(integrity: Integrity) -> View:
             Text(title, Pill("WARN", "look"), "heading"),
             Table(("table", "index", "definition"), rows),
         ]
-    return View(tuple(blocks))
+    return View((*blocks, *_references(integrity)))
+
+
+def _references(integrity: Integrity) -> list[Block]:
+    """Return the tables of rows without a parent, of sequences, and of what was not checked."""
+    blocks: list[Block] = []
+    if integrity.orphans:
+        bad = any(item.validated for item in integrity.orphans)
+        title = count(len(integrity.orphans), "foreign key") + " with rows that lack their parent"
+        blocks += [
+            Text(title, Pill("FAIL", "bad") if bad else Pill("WARN", "look"), "heading"),
+            Table(("table", "rows", "parent", "foreign key", "validated"), tuple(
+                (Code(item.table), Number(count(item.rows)), Code(item.parent),
+                 Code(item.constraint), "yes" if item.validated else "no")
+                for item in integrity.orphans
+            )),
+        ]  # fmt: skip
+    if integrity.behind:
+        title = count(len(integrity.behind), "sequence") + " behind their columns"
+        blocks += [
+            Text(title, Pill("FAIL", "bad"), "heading"),
+            Table(("sequence", "column", "next value", "column has", "remedy"), tuple(
+                (Code(item.sequence), Code(f"{item.table}.{item.column}"),
+                 Number(str(item.next_value)), Number(str(item.reached)), Code(item.remedy))
+                for item in integrity.behind
+            )),
+        ]  # fmt: skip
+    if integrity.unchecked:
+        title = count(len(integrity.unchecked), "reference") + " not checked"
+        rows = tuple((name, why) for name, why in integrity.unchecked)
+        blocks += [
+            Text(title, Pill("WARN", "look"), "heading"),
+            Table(("foreign key or sequence", "why"), rows),
+        ]
+    return blocks
 
 
 def _loss(loss: Loss) -> View:
@@ -614,10 +663,16 @@ def _snapshot(snapshot: Snapshot) -> View:
     if not snapshot.tables:
         return _nothing(f"Snapshot of {snapshot.database}: it has no tables.")
     rows = tuple(
-        (Code(table.name), Number(count(table.rows)), Number(count(len(table.columns))))
+        (
+            Code(table.name),
+            Number("not counted" if table.rows < 0 else count(table.rows)),
+            Number(count(len(table.columns))),
+        )
         for table in snapshot.tables
     )
-    total = count(sum(table.rows for table in snapshot.tables), "row")
+    partly = tuple(f"{table.name}: {table.coverage}" for table in snapshot.tables if table.coverage)
+    sampled = (Items("Not every row was read", partly),) if partly else ()
+    total = count(sum(max(0, table.rows) for table in snapshot.tables), "row")
     return View(
         (
             Text(
@@ -625,6 +680,7 @@ def _snapshot(snapshot: Snapshot) -> View:
                 f"{moment(snapshot.taken_at)}: {count(len(rows), 'table')}, {total}."
             ),
             Table(("table", "rows", "columns"), rows),
+            *sampled,
         )
     )
 
@@ -815,7 +871,9 @@ def rows_chart(comparison: Comparison) -> Chart:
     if not tables:
         return Chart(f"{title}\n  no tables to compare", b"")
     shown = tables if len(tables) <= CHARTED_TABLES else tables[: CHARTED_TABLES - 1]
-    bars = [_row_bars(one.table, (one.rows_before, one.rows_after)) for one in shown]
+    bars = [
+        _row_bars(one.table, (one.rows_before, one.rows_after), _no_rows(one.kind)) for one in shown
+    ]
     if rest := tables[len(shown) :]:
         sums = (
             sum(max(0, one.rows_before) for one in rest),
@@ -831,8 +889,8 @@ def _charted_order(one: Difference) -> tuple[bool, int, str]:
     return one.rows_before == one.rows_after, -max(one.rows_before, one.rows_after), one.table
 
 
-def _row_bars(label: str, rows: Sequence[int]) -> Bars:
-    texts = tuple("absent" if one < 0 else f"{one:,}" for one in rows)
+def _row_bars(label: str, rows: Sequence[int], missing: str = "absent") -> Bars:
+    texts = tuple(missing if one < 0 else f"{one:,}" for one in rows)
     return Bars(label, tuple(None if one < 0 else float(one) for one in rows), texts)
 
 

@@ -18,8 +18,10 @@ __all__ = [
     "BackupManifest",
     "Banner",
     "Blocker",
+    "Changes",
     "Checks",
     "ColumnFact",
+    "ColumnSequence",
     "ColumnSnapshot",
     "Comparison",
     "ConstraintFact",
@@ -28,6 +30,7 @@ __all__ = [
     "Difference",
     "Drift",
     "Finding",
+    "ForeignKey",
     "Hazard",
     "Hazards",
     "History",
@@ -39,6 +42,7 @@ __all__ = [
     "Loss",
     "LossItem",
     "Note",
+    "Orphans",
     "Outcome",
     "Plan",
     "PlanStep",
@@ -47,6 +51,7 @@ __all__ = [
     "RevisionGraph",
     "Salvage",
     "SalvagedFile",
+    "SequenceBehind",
     "ServerInfo",
     "Severity",
     "Snapshot",
@@ -54,6 +59,7 @@ __all__ = [
     "TableSize",
     "TableSizes",
     "TableSnapshot",
+    "TableStorage",
     "UnvalidatedConstraint",
     "WayBack",
     "WaysBack",
@@ -310,6 +316,8 @@ class ColumnSnapshot:
     not_null: bool
     non_null_rows: int
     fingerprint: str
+    is_key: bool = field(default=False, compare=False)
+    """Whether it is part of the primary key."""
 
 
 @dataclass(frozen=True)
@@ -319,7 +327,15 @@ class TableSnapshot:
     schema: str
     table: str
     rows: int
+    """-1: not counted."""
     columns: tuple[ColumnSnapshot, ...]
+    """What was read of them: every row, or those in the blocks of a sample."""
+    coverage: str = ""
+    """What of its rows was read, in words; "" for every row."""
+    share: float = 1.0
+    """The part of its blocks that was read; 0: nothing."""
+    file: int = field(default=0, compare=False)
+    """Which files hold it (relfilenode); another number after a rewrite."""
 
     @property
     def name(self) -> str:
@@ -336,6 +352,12 @@ class Snapshot:
     """ISO 8601, UTC."""
     revisions: tuple[str, ...]
     tables: tuple[TableSnapshot, ...]
+    form: int = 1
+    """How its fingerprints were made; only those of one form compare."""
+    xid: int = 0
+    """The first transaction id that was not given out yet when it was taken; 0: not known."""
+    system_identifier: str = ""
+    """Of the server, whose ids those are."""
 
 
 @dataclass(frozen=True)
@@ -343,9 +365,9 @@ class Difference:
     """How one table or column differs between two snapshots.
 
     ``kind`` of a table: ``intact``, ``added``, ``dropped``, ``rows changed``, ``columns added``,
-    ``columns changed``; of a column: ``added``, ``dropped``, ``values changed``, ``type changed``,
-    ``null rule changed``. ``column`` is "" when the whole table is meant; counts are -1 where the
-    object does not exist.
+    ``columns changed``, ``not compared``; of a column: ``added``, ``dropped``, ``values changed``,
+    ``type changed``, ``null rule changed``. ``column`` is "" when the whole table is meant; counts
+    are -1 where the object does not exist, and where a table that is not compared was not counted.
     """
 
     table: str
@@ -354,6 +376,36 @@ class Difference:
     rows_before: int
     rows_after: int
     detail: str = ""
+    rows_written: int = -1
+    """Rows of its table written since the first snapshot; -1: not counted."""
+    rows_by_run: int = -1
+    """Those of them that the run's own transactions wrote; -1: not counted."""
+    verdict: str = ""
+    """Of changed values: ``undeclared``, ``as declared`` or ``by others``; "": not judged."""
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What a run's revisions mean to change.
+
+    ``declared`` are tables and columns as the revision files write them; ``written`` are the
+    tables, ``schema.table``, that the SQL of those revisions names which declare nothing.
+    """
+
+    declared: tuple[str, ...] = ()
+    written: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TableStorage:
+    """Where a table's rows are: bytes with their long values, and which files.
+
+    ``inherited``: other tables inherit from it, so that a scan finds their rows too.
+    """
+
+    size_bytes: int
+    file: int
+    inherited: bool
 
 
 @dataclass(frozen=True)
@@ -390,6 +442,65 @@ class InvalidIndex:
     table: str
     index: str
     definition: str
+
+
+@dataclass(frozen=True)
+class ForeignKey:
+    """A foreign key: its columns in pairs, and the operator that compares each pair."""
+
+    table: str
+    constraint: str
+    parent: str
+    columns: tuple[str, ...]
+    parent_columns: tuple[str, ...]
+    operators: tuple[tuple[str, str], ...]
+    """(schema, name), the parent's column on the left."""
+    match_full: bool
+    validated: bool
+    whole: tuple[bool, bool]
+    """Whether the table, and the parent, are partitioned: else the key is of that table only."""
+
+
+@dataclass(frozen=True)
+class Orphans:
+    """Rows that a foreign key forbids: the parent that they refer to is not there."""
+
+    table: str
+    constraint: str
+    parent: str
+    rows: int
+    validated: bool
+    """False: PostgreSQL has not said that there are none."""
+
+
+@dataclass(frozen=True)
+class ColumnSequence:
+    """A sequence that gives a column its values."""
+
+    table: str
+    column: str
+    sequence: str
+    """``schema.sequence``."""
+    increment: int
+
+
+@dataclass(frozen=True)
+class SequenceBehind:
+    """A sequence whose next value its column has, or has passed, already."""
+
+    table: str
+    column: str
+    sequence: str
+    next_value: int
+    reached: int
+    """The largest value of the column; the smallest, of a sequence that counts down."""
+
+    @property
+    def remedy(self) -> str:
+        """The statement that brings it up to its column."""
+        parts = (part.replace('"', '""') for part in self.sequence.split(".", 1))
+        name = ".".join(f'"{part}"' for part in parts).replace("'", "''")
+        return f"SELECT setval('{name}', {self.reached})"
 
 
 @dataclass(frozen=True)
@@ -653,10 +764,14 @@ class Drift:
 
 @dataclass(frozen=True)
 class Integrity:
-    """What PostgreSQL itself knows to be unfinished."""
+    """What is unfinished or broken in the schema: what PostgreSQL knows, and what it does not."""
 
     unvalidated: tuple[UnvalidatedConstraint, ...]
     invalid: tuple[InvalidIndex, ...]
+    orphans: tuple[Orphans, ...] = ()
+    behind: tuple[SequenceBehind, ...] = ()
+    unchecked: tuple[tuple[str, str], ...] = ()
+    """(foreign key or sequence, why it could not be checked)."""
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,12 @@ from playbook.execution import (
     check_confirmed,
     compare_with_before,
     execute,
-    read_limits,
+    limits_of,
+    looks,
+    reading_of,
     save_backup,
     save_before_snapshot,
+    unread,
 )
 from playbook.journal import Run
 from playbook.parameters import Common, one_of
@@ -81,6 +84,8 @@ class Parameters(Common):
     give_up_after: str = "5min"
     statement_timeout: str = ""
     concurrently_timeout: str = "5min"
+    sample_above: str = ""
+    time_budget: str = ""
 
 
 def open_run(namespace: Mapping[str, Any]) -> Run[Parameters]:
@@ -88,7 +93,8 @@ def open_run(namespace: Mapping[str, Any]) -> Run[Parameters]:
     run = Run.open("rollback", Parameters, namespace)
     with run.closing_on_error():
         one_of("backup", run.parameters.backup, ("auto", "always", "never"))
-        read_limits(run)
+        limits_of(run)
+        reading_of(run)
         check_target(run.parameters.target, run.graph, direction="downgrade")
     return run
 
@@ -294,7 +300,7 @@ def _undo(run: Run[Parameters], plan: Plan, check_lock: Callable[[], None]) -> A
     saved = run.taken("salvage", Salvage)
     late = salvage.late_rows(run.target, plan, run.require("loss", Loss), saved)
     try:
-        return execute(run, plan, check_lock, read_limits(run), late_rows=late)
+        return execute(run, plan, check_lock, limits_of(run), late_rows=late)
     finally:
         if saved and (renewed := salvage.renew_manifest(saved)) != saved:
             run.keep("salvage", renewed)
@@ -315,10 +321,10 @@ def check_data(run: Run[Parameters]) -> DataChecks:
 
 
 def check_schema(run: Run[Parameters]) -> Integrity:
-    """Return constraints that were never validated and indexes that are not valid."""
+    """Return constraints, indexes, references and sequences that are unfinished or broken."""
     run.require("comparison", object)
     with run.recording_failure():
-        return run.keep("integrity", find_integrity(run.target))
+        return run.keep("integrity", find_integrity(run.target, limits=reading_of(run)))
 
 
 def conclude(run: Run[Parameters]) -> Outcome:
@@ -330,7 +336,7 @@ def conclude(run: Run[Parameters]) -> Outcome:
         return run.outcome("succeeded", applied.text, unchanged=("everything",))
     applied = run.require("applied", Applied)
     start, end = join(applied.from_revisions), join(applied.to_revisions)
-    message = f"{run.server.database} was rolled back from {start} to {end}."
+    message = f"{run.server.database} was rolled back from {start} to {end}.{unread(run)}"
     saved = run.require("salvage", object)
     files = tuple(file.path for file in saved.files) if isinstance(saved, Salvage) else ()
     taken = run.require("backup", object)
@@ -340,13 +346,19 @@ def conclude(run: Run[Parameters]) -> Outcome:
         else ()
     )
     load = ("salvage/load.sql loads what was saved, once the tables are back.",) if files else ()
-    looks = tuple(f"Data check {c.name} finds {c.failing_rows} rows." for c in data.failed)
+    failed = tuple(f"Data check {c.name} finds {c.failing_rows} rows." for c in data.failed)
     run.finish("succeeded", message)
     return run.outcome(
         "succeeded",
         message,
         changed=tuple(f"{step.revision} undone" for step in applied.steps),
         unchanged=("every table and column that the comparison calls intact",),
-        next_steps=(*looks, f"`upgrade` with -r target {start} goes forward again.", *load, *kept),
+        next_steps=(
+            *failed,
+            *looks(run),
+            f"`upgrade` with -r target {start} goes forward again.",
+            *load,
+            *kept,
+        ),
         files=files,
     )

@@ -32,6 +32,7 @@ __all__ = [
     "read_statements",
     "table_name",
     "tables_in",
+    "tables_written",
 ]
 
 DEFAULT_SCHEMA = "public"
@@ -229,6 +230,36 @@ def tables_in(text: str) -> set[str]:
 
     Tables()(parse(text))
     return found | {item.table for item in dropped_objects(text)}
+
+
+def tables_written(text: str) -> set[str]:
+    """Return the relations whose rows SQL writes by itself, as ``schema.table``.
+
+    By UPDATE, INSERT, DELETE, MERGE, COPY, TRUNCATE or a change of a column's type, also within
+    WITH; not what a DO block, a function or a trigger writes: their bodies are not read.
+    """
+    found: set[str] = set()
+
+    class Written(Visitor):
+        def visit_UpdateStmt(self, ancestors: Any, node: Any) -> None:
+            found.add(_name(node.relation))
+
+        visit_InsertStmt = visit_DeleteStmt = visit_MergeStmt = visit_UpdateStmt
+
+        def visit_CopyStmt(self, ancestors: Any, node: Any) -> None:
+            if node.is_from:
+                found.add(_name(node.relation))
+
+        def visit_TruncateStmt(self, ancestors: Any, node: Any) -> None:
+            found.update(_name(relation) for relation in node.relations or ())
+
+        def visit_AlterTableStmt(self, ancestors: Any, node: Any) -> None:
+            kinds = {command.subtype for command in node.cmds or ()}
+            if AlterTableType.AT_AlterColumnType in kinds:
+                found.add(_name(node.relation))
+
+    Written()(parse(text))
+    return found
 
 
 def dropped_objects(text: str) -> list[Dropped]:

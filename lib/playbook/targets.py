@@ -26,6 +26,7 @@ __all__ = [
     "Target",
     "load_target",
     "parse_duration_s",
+    "parse_size_bytes",
     "protected_targets",
     "read_section",
     "redact",
@@ -79,6 +80,8 @@ _SECRETS = (
 _DURATION = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(ms|s|min|h)\s*$")
 LONGEST_S = 7 * 24 * 3600.0
 """Longer than any run; PostgreSQL's own settings end at 24 days."""
+_SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(kB|MB|GB|TB)\s*$")
+_UNIT_BYTES = {"kB": 1024, "MB": 1024**2, "GB": 1024**3, "TB": 1024**4}
 _UNIT_S = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
 
 
@@ -178,6 +181,25 @@ def parse_duration_s(text: str, *, name: str) -> float:
             remedy=f"Write a number with its unit, such as -r {name} 500ms, 2s or 5min.",
         )
     return float(match[1]) * _UNIT_S[match[2]]
+
+
+def parse_size_bytes(text: str, *, name: str) -> int:
+    """Return a size in bytes.
+
+    Args:
+        text: a number with PostgreSQL's unit ``kB``, ``MB``, ``GB`` or ``TB`` (powers of 1024).
+        name: the parameter it came from, for the message.
+
+    Raises:
+        SettingsError: it is not such a text, or zero.
+    """
+    match = _SIZE.match(text)
+    if not match or not float(match[1]):
+        raise SettingsError(
+            f"{name}={text!r} is not a size above zero.",
+            remedy=f"Write a number with its unit, such as -r {name} 500MB or 10GB.",
+        )
+    return int(float(match[1]) * _UNIT_BYTES[match[2]])
 
 
 def target_names(alembic_ini: Path = PROJECT_INI) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from playbook import archive
+from playbook.changes import undeclared
 from playbook.database import advisory_lock, connect
 from playbook.errors import GuardRefused, MigrationFailed, MigrationStopped, VerifyFailed
 from playbook.execution import (
@@ -15,9 +16,12 @@ from playbook.execution import (
     compare_with_before,
     execute,
     go_back,
-    read_limits,
+    limits_of,
+    looks,
+    reading_of,
     save_backup,
     save_before_snapshot,
+    unread,
 )
 from playbook.history import read_history
 from playbook.journal import Run
@@ -88,6 +92,8 @@ class Parameters(Common):
     concurrently_timeout: str = "5min"
     on_failure: str = "stop"
     plan: str = ""
+    sample_above: str = ""
+    time_budget: str = ""
 
 
 def open_run(namespace: Mapping[str, Any]) -> Run[Parameters]:
@@ -96,7 +102,8 @@ def open_run(namespace: Mapping[str, Any]) -> Run[Parameters]:
     with run.closing_on_error():
         one_of("backup", run.parameters.backup, ("auto", "always", "never"))
         one_of("on_failure", run.parameters.on_failure, ("stop", "rollback"))
-        read_limits(run)
+        limits_of(run)
+        reading_of(run)
         check_target(run.parameters.target, run.graph, direction="upgrade")
         if run.parameters.plan:
             run.keep("reviewed", read_plan_hash(run.resolve_path(run.parameters.plan)))
@@ -255,7 +262,7 @@ def _why_nothing(run: Run[Parameters]) -> str:
 
 
 def _apply(run: Run[Parameters], plan: Plan, check_lock: Callable[[], None]) -> Applied:
-    limits = read_limits(run)
+    limits = limits_of(run)
     try:
         return execute(run, plan, check_lock, limits)
     except MigrationStopped:
@@ -268,8 +275,31 @@ def _apply(run: Run[Parameters], plan: Plan, check_lock: Callable[[], None]) -> 
 
 
 def compare_data(run: Run[Parameters]) -> Comparison | Note:
-    """Return how each table and column differs from before the upgrade."""
-    return compare_with_before(run)
+    """Return how each table and column differs from before the upgrade.
+
+    Raises:
+        VerifyFailed: this run changed values that no revision declares and no SQL names; the
+            upgrade itself is done.
+    """
+    run.forget("comparison")
+    found = compare_with_before(run)
+    if isinstance(found, Comparison) and (names := undeclared(found)):
+        run.forget("comparison")
+        run.show_then_fail(found, _undeclared(run, names))
+    return found
+
+
+def _undeclared(run: Run[Parameters], names: list[str]) -> VerifyFailed:
+    start = join(run.require("applied", Applied).from_revisions)
+    backup = run.taken("backup", BackupManifest)
+    restore = f", or restore the backup {backup.directory.name}" if backup else ""
+    return VerifyFailed(
+        f"The upgrade changed what no revision declares: {'; '.join(names)}.",
+        state=f"The upgrade is done: the database is at {join(run.graph.current)}.",
+        remedy="If it is meant, say so in the revision's file before it runs elsewhere "
+        "(`# playbook: changes table.column`); else go back with "
+        f"`rollback` -r target {start}{restore}.",
+    )
 
 
 def check_data(run: Run[Parameters]) -> DataChecks:
@@ -322,7 +352,10 @@ def _rows(run: Run[Parameters], check: DataCheckResult) -> str:
 
 
 def check_schema(run: Run[Parameters]) -> Integrity:
-    """Return constraints that were never validated and indexes that are not valid.
+    """Return constraints, indexes, references and sequences that are unfinished or broken.
+
+    Rows without a parent and sequences behind may have been so before: they are shown and named
+    in the outcome; `verify` fails on them.
 
     Raises:
         VerifyFailed: an index is not valid.
@@ -330,7 +363,7 @@ def check_schema(run: Run[Parameters]) -> Integrity:
     run.require("comparison", object)
     run.forget("integrity")
     with run.recording_failure():
-        integrity = find_integrity(run.target)
+        integrity = find_integrity(run.target, limits=reading_of(run))
     if integrity.invalid and _will_write(run):
         names = ", ".join(item.index for item in integrity.invalid)
         failure = VerifyFailed(
@@ -367,8 +400,7 @@ def conclude(run: Run[Parameters]) -> Outcome:
 def _succeeded(run: Run[Parameters], applied: Applied) -> Outcome:
     backup = run.require("backup", object)
     start, end = join(applied.from_revisions), join(applied.to_revisions)
-    message = f"{run.server.database} was upgraded from {start} to {end}."
-    looks = _looks(run)
+    message = f"{run.server.database} was upgraded from {start} to {end}.{unread(run)}"
     run.finish("succeeded", message)
     kept = f"The backup is {backup.directory.name}. " if isinstance(backup, BackupManifest) else ""
     return run.outcome(
@@ -377,7 +409,8 @@ def _succeeded(run: Run[Parameters], applied: Applied) -> Outcome:
         changed=tuple(f"{step.revision} applied" for step in applied.steps),
         unchanged=("every table and column that the comparison calls intact",),
         next_steps=(
-            *looks,
+            *_broken_already(run),
+            *looks(run),
             f"{kept}`rollback` with -r target {start} undoes this upgrade.",
             "`verify` repeats the checks at any time.",
         ),
@@ -385,7 +418,7 @@ def _succeeded(run: Run[Parameters], applied: Applied) -> Outcome:
     )
 
 
-def _looks(run: Run[Parameters]) -> tuple[str, ...]:
+def _broken_already(run: Run[Parameters]) -> tuple[str, ...]:
     """Return a sentence for each data check that was broken already before the upgrade."""
     failed = run.require("data", DataChecks).failed
     return tuple(f"Data check {c.name} was broken already ({_rows(run, c)})." for c in failed)

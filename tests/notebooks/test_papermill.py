@@ -26,6 +26,7 @@ from playbook.targets import Target
 Papermill = Callable[..., subprocess.CompletedProcess[str]]
 
 UPGRADE_FILES = {
+    "declared.json",
     "migration.sql",
     "receipt.json",
     "snapshot-after.json",
@@ -39,6 +40,7 @@ FILES = {
     "preview": {"migration.sql", "rollback.sql", "plan.json"},
     "upgrade": UPGRADE_FILES,
     "rollback": {
+        "declared.json",
         "receipt.json",
         "rollback.sql",
         "snapshot-after.json",

@@ -36,6 +36,7 @@ from playbook.records import (
     Loss,
     LossItem,
     Note,
+    Orphans,
     Outcome,
     Plan,
     PlanStep,
@@ -44,6 +45,7 @@ from playbook.records import (
     RevisionGraph,
     Salvage,
     SalvagedFile,
+    SequenceBehind,
     Severity,
     Snapshot,
     StepResult,
@@ -60,11 +62,11 @@ SHA = "0123456789abcdef" * 4
 START = datetime(2026, 11, 23, 8, 0, 0, tzinfo=UTC)
 RUN = Path("/home/secret-user/project/runs/20261123T080000Z-upgrade-sandbox")
 PARTS = {
-    "Blocker", "ColumnFact", "ColumnSnapshot", "ConstraintFact", "DataCheckResult", "Difference",
-    "Finding", "Hazard", "InvalidIndex", "Known", "LateRows",
-    "LogEntry",
-    "LossItem", "PlanStep", "Receipt", "Revision", "SalvagedFile", "ServerInfo", "Severity",
-    "StepResult", "WayBack", "TableSize", "TableSnapshot", "UnvalidatedConstraint",
+    "Blocker", "Changes", "ColumnFact", "ColumnSequence", "ColumnSnapshot", "ConstraintFact",
+    "DataCheckResult", "Difference", "Finding", "ForeignKey", "Hazard", "InvalidIndex", "Known",
+    "LateRows", "LogEntry", "LossItem", "Orphans", "PlanStep", "Receipt", "Revision",
+    "SalvagedFile", "SequenceBehind", "ServerInfo", "Severity", "StepResult", "TableSize",
+    "TableSnapshot", "TableStorage", "UnvalidatedConstraint", "WayBack",
 }  # fmt: skip
 """Records that are shown only within others, or by nobody."""
 
@@ -162,11 +164,16 @@ SAMPLES: dict[str, Any] = {
         Difference("rag.chunks", "", "rows changed", 98_765, 98_700, "65 rows fewer"),
         Difference("rag.tags", "", "added", -1, 0),
         Difference("rag.chunks", "title", "values changed", 98_765, 98_700, "fingerprint differs"),
+        Difference("rag.tags", "name", "values changed", 40, 40, "", 3, 2, "undeclared"),
+        Difference("rag.huge", "", "not compared", -1, -1, "not read: time budget"),
     )),
     "Drift": Drift(("remove table rag.old", "add column app.users.email text")),
     "Integrity": Integrity(
         (UnvalidatedConstraint("app.users", "users_email", "CHECK (email <> '') NOT VALID"),),
         (InvalidIndex("rag.chunks", "ix_chunks", "CREATE INDEX ix_chunks ON rag.chunks (id)"),),
+        (Orphans("rag.chunks", "chunks_document", "rag.documents", 3, True),),
+        (SequenceBehind("rag.chunks", "id", "rag.chunks_id_seq", 1, 98_765),),
+        (("sequence rag.other of rag.tags.id", "not checked in time"),),
     ),
     "Hazards": Hazards(
         (
@@ -596,3 +603,32 @@ def test_equal_comparisons_give_equal_pictures() -> None:
     first, second = (present.rows_chart(SAMPLES["Comparison"]).png for _ in range(2))
 
     assert first == second
+
+
+def test_changed_values_tell_who_wrote_them_and_whether_that_is_meant() -> None:
+    text = present.plain(SAMPLES["Comparison"])
+
+    assert "3 rows written since, 2 of them by the run; undeclared" in text
+    assert re.search(r"rag\.huge +not counted +not counted +not compared +not read: time", text)
+
+
+def test_references_that_are_broken_are_shown_with_their_remedy() -> None:
+    text = present.plain(SAMPLES["Integrity"])
+
+    assert "1 foreign key with rows that lack their parent" in text
+    assert """SELECT setval('"rag"."chunks_id_seq"', 98765)""" in text
+    assert "not checked in time" in text
+
+
+def test_snapshot_says_of_which_tables_not_every_row_was_read() -> None:
+    tables = (
+        TableSnapshot("app", "huge", -1, (), "not read: time budget", 0.0),
+        TableSnapshot("app", "large", 9_000, (), "10 % of its blocks", 0.1),
+    )
+
+    text = present.plain(Snapshot("db", "", (), tables))
+
+    assert re.search(r"app\.huge +not counted", text)
+    assert "app.huge: not read: time budget" in text
+    assert "app.large: 10 % of its blocks" in text
+    assert "2 tables, 9,000 rows" in text
