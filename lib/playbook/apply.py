@@ -1,9 +1,10 @@
 """Runs a plan, revision by revision, without making the application wait. Layer 4.
 
-Whoever waits in PostgreSQL's lock queue makes every later session wait behind it. So before each
-attempt this module looks, without queueing, whether an old transaction holds one of the plan's
-tables; its own waits begin at 100 ms and grow to ``lock_timeout``; and only what PostgreSQL
-rolled back whole (SQLSTATE 55P03) is tried again, until ``give_up_after``.
+Whoever waits in PostgreSQL's lock queue makes every later session wait behind it: its patience is
+the application's stall. So before each attempt this module looks, without queueing, whether one
+of the plan's tables is held by a transaction that is older than the wait that is about to be
+risked; the waits begin at 25 ms and grow to ``lock_timeout``; and only what PostgreSQL rolled
+back whole (SQLSTATE 55P03) is tried again, until ``give_up_after``.
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ from playbook.targets import Target
 
 __all__ = ["Limits", "apply_plan"]
 
-FIRST_WAIT_S = 0.1
+FIRST_WAIT_S = 0.025
+"""What nobody notices, and enough for a lock that only short transactions hold."""
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
-SETTLED_S = 1.0
-"""A transaction that is older is looked at as one that may stay; younger ones pass by."""
+LOOK_PAUSE_S = 0.5
+"""Between two looks; only after a request that was refused, the pauses grow."""
 
 
 @dataclass(frozen=True)
@@ -47,25 +49,54 @@ class _Attempts:
     wait_s: float = FIRST_WAIT_S
     pause_s: float = FIRST_PAUSE_S
     started: float = field(default_factory=time.monotonic)
+    grown: float = field(default_factory=time.monotonic)
+    looked: float = field(default_factory=time.monotonic)
+    between_looks_s: float = 0.0
+    told: float = 0.0
 
     @property
     def left_s(self) -> float:
         return self.started + self.limits.give_up_after_s - time.monotonic()
 
     @property
+    def risked_s(self) -> float:
+        return min(self.wait_s, self.limits.lock_timeout_s)
+
+    @property
     def lock_timeout(self) -> str:
-        wait_ms = round(1000 * min(self.wait_s, self.limits.lock_timeout_s))
+        wait_ms = round(1000 * self.risked_s)
         return f"{max(1, wait_ms)}ms"  # to PostgreSQL, 0 is no limit
 
-    def pause(self) -> None:
-        """Wait, a little longer each time, with jitter so that two runs do not keep step."""
-        jitter = random.uniform(0.5, 1.5)
-        time.sleep(max(0.0, min(self.pause_s * jitter, self.left_s)))
-        self.pause_s = min(2 * self.pause_s, LONGEST_PAUSE_S)
+    def look(self, target: Target, locks: Mapping[str, str]) -> list[Blocker]:
+        """Return the sessions whose transactions have lasted longer than the next wait may."""
+        now = time.monotonic()
+        self.between_looks_s, self.looked = now - self.looked, now
+        found = _holders(target, locks)
+        return [session for session in found if session.transaction_age_s > self.risked_s]
 
-    def next(self) -> None:
+    def tells(self) -> bool:
+        """Say whether there is to be a line again; the looks are too many for one each."""
+        now = time.monotonic()
+        if self.told and now - self.told < self.pause_s:
+            return False
+        self.told = now
+        return True
+
+    def pause(self, *, asked: bool) -> None:
+        """Wait, with jitter so that two runs do not keep step; a look disturbs nobody."""
+        longest_s = LONGEST_PAUSE_S if asked else LOOK_PAUSE_S
+        jitter = random.uniform(0.5, 1.5)
+        time.sleep(max(0.0, min(jitter * min(self.pause_s, longest_s), self.left_s)))
+
+    def next(self, blockers: Sequence[Blocker] = (), *, asked: bool = True) -> None:
+        """Have more patience with ever new transactions; one that stays is only waited for."""
         self.number += 1
-        self.wait_s = min(2 * self.wait_s, self.limits.lock_timeout_s)
+        ever_new = all(one.transaction_age_s < self.between_looks_s for one in blockers)
+        long_enough = time.monotonic() - self.grown > self.pause_s
+        if asked or (ever_new and long_enough):
+            self.grown = time.monotonic()
+            self.wait_s = min(2 * self.wait_s, self.limits.lock_timeout_s)
+            self.pause_s = min(2 * self.pause_s, LONGEST_PAUSE_S)
 
 
 def apply_plan(
@@ -128,8 +159,9 @@ def _apply(
     attempts = _Attempts(limits)
     locks = locks_taken(step.sql, plan.tables)
     while True:
-        blockers = _settled_holders(target, locks)
-        if not blockers:
+        blockers = attempts.look(target, locks)
+        asked = not blockers
+        if asked:
             try:
                 return alembic.run(
                     step,
@@ -138,21 +170,22 @@ def _apply(
                     attempts=attempts.number,
                 )
             except LockNotAcquired:
-                blockers = _settled_holders(target, locks)
+                blockers = attempts.look(target, locks)
         if attempts.left_s <= 0:
             raise _given_up(step, attempts, blockers)
-        on_progress(f"{step.revision} waits for {_names(blockers)}; {attempts.left_s:.0f} s left")
-        attempts.pause()
-        attempts.next()
+        if attempts.tells():
+            left = f"{attempts.left_s:.0f} s left"
+            on_progress(f"{step.revision} waits for {_names(blockers)}; {left}")
+        attempts.pause(asked=asked)
+        attempts.next(blockers, asked=asked)
 
 
-def _settled_holders(target: Target, locks: Mapping[str, str]) -> list[Blocker]:
-    """Return the sessions that would keep a lock request waiting for longer than a moment."""
+def _holders(target: Target, locks: Mapping[str, str]) -> list[Blocker]:
+    """Return the sessions that a request for some locks would wait for."""
     if not locks:
         return []
     with connect(target, read_only=True) as connection:
-        found = holders(connection, locks)
-    return [session for session in found if session.transaction_age_s > SETTLED_S]
+        return holders(connection, locks)
 
 
 def _names(blockers: Sequence[Blocker]) -> str:

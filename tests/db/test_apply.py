@@ -19,7 +19,7 @@ from playbook.database import connect, fetch, fetch_value, server_info
 from playbook.errors import LockNotAcquired, MigrationFailed
 from playbook.migrate import Alembic
 from playbook.plan import build_plan
-from playbook.records import Applied, StepResult
+from playbook.records import Applied, Blocker, StepResult
 from playbook.targets import Target
 
 Staging = Callable[..., Project]
@@ -142,18 +142,56 @@ def test_writers_of_the_application_do_not_wait_behind_a_waiting_migration(
         writer.join()
 
     assert len(waits_s) > 100
-    assert max(waits_s) < 0.6
+    assert max(waits_s) < 0.3
 
 
 def test_first_wait_is_short_and_none_is_without_limit() -> None:
     attempts = _Attempts(Limits(lock_timeout_s=2.0, give_up_after_s=60))
     seen = []
-    for _ in range(7):
+    for _ in range(8):
         seen.append(attempts.lock_timeout)
         attempts.next()
 
-    assert seen == ["100ms", "200ms", "400ms", "800ms", "1600ms", "2000ms", "2000ms"]
+    assert seen == [f"{ms}ms" for ms in (25, 50, 100, 200, 400, 800, 1600, 2000)]
     assert _Attempts(Limits(0.0004, 1)).lock_timeout == "1ms"
+
+
+def blocker(age_s: float) -> Blocker:
+    return Blocker(1, "postgres", "the app", "idle in transaction", "SELECT 1", age_s, ())
+
+
+@pytest.mark.parametrize(
+    ("ages_s", "wait"), [((0.3,), "50ms"), ((0.3, 0.6), "25ms"), ((60.0,), "25ms")]
+)
+def test_patience_grows_with_ever_new_transactions_and_not_with_one_that_stays(
+    ages_s: tuple[float, ...], wait: str
+) -> None:
+    attempts = _Attempts(QUICK)
+    attempts.between_looks_s, attempts.grown = 0.5, time.monotonic() - 10
+
+    attempts.next([blocker(age_s) for age_s in ages_s], asked=False)
+
+    assert attempts.lock_timeout == wait
+
+
+def test_run_never_asks_behind_a_transaction_older_than_its_own_patience(
+    staging: Staging, fresh_database: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    with ready(staging({"a1": TABLE, "b2": ADD_COLUMN}), fresh_database) as go:
+        real = Alembic.run
+
+        def run(self: Alembic, step: object, **options: object) -> StepResult:
+            asked.append(step)
+            return real(self, step, **options)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(apply_module.Alembic, "run", run)
+        with holding(fresh_database, "SELECT FROM a", release_after_s=2):
+            time.sleep(0.05)
+            (step,) = go().steps
+
+    assert step.attempts > 2
+    assert len(asked) == 1
 
 
 def test_failing_second_revision_leaves_the_first(staging: Staging, fresh_database: Target) -> None:
