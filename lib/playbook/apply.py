@@ -12,7 +12,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from playbook.catalog import holders
 from playbook.database import connect
@@ -53,6 +53,8 @@ class _Attempts:
     looked: float = field(default_factory=time.monotonic)
     between_looks_s: float = 0.0
     told: float = 0.0
+    seen: dict[str, float] = field(default_factory=dict)
+    """When a transaction was first seen of which this role may not see how old it is."""
 
     @property
     def left_s(self) -> float:
@@ -72,7 +74,22 @@ class _Attempts:
         now = time.monotonic()
         self.between_looks_s, self.looked = now - self.looked, now
         found = _holders(target, locks)
-        return [session for session in found if session.transaction_age_s > self.risked_s]
+        if {session.transaction for session in found} - self.seen.keys() - {""}:
+            self.see(found)
+            time.sleep(self.risked_s)  # whether it stays for as long shows only a second look
+            found = _holders(target, locks)
+        found = self.see(found)
+        return [session for session in found if session.transaction_age_s >= self.risked_s]
+
+    def see(self, found: Sequence[Blocker]) -> list[Blocker]:
+        """Return sessions with the age that this run has seen their transactions reach."""
+        now = time.monotonic()
+        return [
+            replace(one, transaction_age_s=now - self.seen.setdefault(one.transaction, now))
+            if one.transaction
+            else one
+            for one in found
+        ]
 
     def tells(self) -> bool:
         """Say whether there is to be a line again; the looks are too many for one each."""

@@ -105,7 +105,11 @@ SELECT a.pid, coalesce(a.usename, '?'), coalesce(a.application_name, ''), coales
                  FROM pg_locks AS l JOIN pg_class AS c ON c.oid = l.relation
                  JOIN pg_namespace AS n ON n.oid = c.relnamespace
                  WHERE l.pid = a.pid AND l.granted AND c.relkind IN ('r', 'p', 'm')
-                   AND n.nspname !~ '^pg_'), '{}')
+                   AND n.nspname !~ '^pg_'), '{}'),
+       -- Without pg_monitor, a role sees of others' sessions neither age nor state, but locks.
+       CASE WHEN a.xact_start IS NULL THEN
+         (SELECT min(l.virtualtransaction) FROM pg_locks AS l WHERE l.pid = a.pid AND l.granted)
+       END
 FROM pg_stat_activity AS a
 WHERE a.datname = current_database() AND a.pid <> pg_backend_pid()
 """
@@ -117,7 +121,7 @@ ORDER BY a.xact_start
 """
 
 HOLDERS = f"""{_SESSION}
-  AND a.backend_type <> 'autovacuum worker'
+  AND a.usesysid IS NOT NULL  -- autovacuum has no user; what a session is not all may see
   AND EXISTS (SELECT FROM pg_locks AS l JOIN pg_class AS c ON c.oid = l.relation
               JOIN pg_namespace AS n ON n.oid = c.relnamespace
               JOIN unnest(%s::text[], %s::text[]) AS wanted (name, mode)
@@ -284,5 +288,5 @@ def relation_exists(connection: Connection, schema: str, name: str) -> bool:
 
 
 def _blocker(row: tuple[object, ...]) -> Blocker:
-    pid, user, application, state, query, age_s, tables = row
-    return Blocker(pid, user, application, state, query, age_s, tuple(tables))  # type: ignore[arg-type]
+    pid, user, application, state, query, age_s, tables, id_ = row
+    return Blocker(pid, user, application, state, query, age_s, tuple(tables), id_ or "")  # type: ignore[arg-type]

@@ -337,6 +337,8 @@ class Blocker:
     transaction_age_s: float
     tables: tuple[str, ...] = ()
     """Tables on which it holds a lock, as ``schema.table``."""
+    transaction: str = ""
+    """Its transaction's virtual id, where this role may not see how old it is; else ""."""
 
 
 @dataclass(frozen=True)

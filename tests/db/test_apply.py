@@ -174,11 +174,29 @@ def test_patience_grows_with_ever_new_transactions_and_not_with_one_that_stays(
     assert attempts.lock_timeout == wait
 
 
+@pytest.fixture(params=["superuser", "role that sees no other's sessions"])
+def user(request: pytest.FixtureRequest, fresh_database: Target) -> Iterator[str]:
+    """A user who may migrate the database; dropped with what it owns."""
+    if request.param == "superuser":
+        yield fresh_database.conninfo["user"]
+        return
+    name = fresh_database.database
+    with connect(fresh_database) as connection:
+        connection.cursor().execute(
+            f"CREATE ROLE {name} LOGIN; GRANT ALL ON SCHEMA public TO {name}"
+        )
+    yield name
+    with connect(fresh_database) as connection:
+        connection.cursor().execute(f"DROP OWNED BY {name} CASCADE; DROP ROLE {name}")
+
+
 def test_run_never_asks_behind_a_transaction_older_than_its_own_patience(
-    staging: Staging, fresh_database: Target, monkeypatch: pytest.MonkeyPatch
+    staging: Staging, fresh_database: Target, monkeypatch: pytest.MonkeyPatch, user: str
 ) -> None:
     asked: list[object] = []
-    with ready(staging({"a1": TABLE, "b2": ADD_COLUMN}), fresh_database) as go:
+    with ready(
+        staging({"a1": TABLE, "b2": ADD_COLUMN}), fresh_database.with_conninfo(user=user)
+    ) as go:
         real = Alembic.run
 
         def run(self: Alembic, step: object, **options: object) -> StepResult:
