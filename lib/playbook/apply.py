@@ -53,6 +53,7 @@ class _Attempts:
     looked: float = field(default_factory=time.monotonic)
     between_looks_s: float = 0.0
     told: float = 0.0
+    quiet_s: float = 0.0
     seen: dict[str, float] = field(default_factory=dict)
     """When a transaction was first seen of which this role may not see how old it is."""
 
@@ -94,9 +95,9 @@ class _Attempts:
     def tells(self) -> bool:
         """Say whether there is to be a line again; the looks are too many for one each."""
         now = time.monotonic()
-        if self.told and now - self.told < self.pause_s:
+        if now - self.told < self.quiet_s:
             return False
-        self.told = now
+        self.told, self.quiet_s = now, min(2 * self.quiet_s or FIRST_PAUSE_S, LONGEST_PAUSE_S)
         return True
 
     def pause(self, *, asked: bool) -> None:

@@ -212,6 +212,19 @@ def test_run_never_asks_behind_a_transaction_older_than_its_own_patience(
     assert len(asked) == 1
 
 
+def test_lines_about_waiting_become_rarer(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(apply_module.time, "monotonic", lambda: clock[0])
+    attempts = _Attempts(QUICK)
+    told = []
+    for half_seconds in range(120):
+        clock[0] = half_seconds / 2
+        if attempts.tells():
+            told.append(clock[0])
+
+    assert told == [0.0, 0.5, 1.5, 3.5, 7.5, 15.5, 31.5]
+
+
 def test_failing_second_revision_leaves_the_first(staging: Staging, fresh_database: Target) -> None:
     done: list[StepResult] = []
     project = staging({"a1": TABLE, "b2": ADD_COLUMN, "c3": FAILING, "d4": SECOND})
