@@ -1,95 +1,28 @@
 """Runs a plan, revision by revision, without making the application wait. Layer 4.
 
-Whoever waits in PostgreSQL's lock queue makes every later session wait behind it. So before each
-attempt this module looks, without queueing, whether one of the plan's tables is held by a
-transaction that is older already than this attempt would wait: it asks only where it will be
-served soon. Its waits begin at 25 ms and grow to ``lock_timeout``; only what PostgreSQL rolled back
-whole (SQLSTATE 55P03) is tried again, until ``give_up_after``.
+Each revision is asked for with the patience of `playbook.patience`; only what PostgreSQL rolled
+back whole (SQLSTATE 55P03) is tried again, until ``give_up_after``. Indexes that it builds
+concurrently are looked at before and after.
 """
 
 from __future__ import annotations
 
-import random
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from psycopg2 import sql
 
-from playbook.catalog import holders, invalid_indexes
+from playbook.catalog import invalid_indexes
 from playbook.database import connect, identifier
 from playbook.errors import LockNotAcquired, MigrationFailed
 from playbook.migrate import Alembic
+from playbook.patience import Attempts, Limits, milliseconds
 from playbook.records import Applied, Blocker, LateRows, Plan, PlanStep, ServerInfo, StepResult
 from playbook.statements import indexes_built_concurrently, locks_taken
 from playbook.targets import Target
 from playbook.watch import watching
 
-__all__ = ["Limits", "apply_plan"]
-
-FIRST_WAIT_S = 0.025
-"""The longest that the application may wait behind the first attempt."""
-FIRST_PAUSE_S = 0.25
-LONGEST_PAUSE_S = 30.0
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a revision may take; seconds.
-
-    Each wait for a lock, and all attempts together; the waits of CONCURRENTLY, which queue before
-    nobody; a statement's run (0: no limit), CONCURRENTLY excepted.
-    """
-
-    lock_timeout_s: float
-    give_up_after_s: float
-    concurrently_timeout_s: float = 300.0
-    statement_timeout_s: float = 0.0
-
-    def session(self) -> dict[str, str]:
-        """Return the settings that are the same for every attempt."""
-        settings = {"concurrently_timeout": _milliseconds(self.concurrently_timeout_s)}
-        if self.statement_timeout_s:
-            settings["statement_timeout"] = _milliseconds(self.statement_timeout_s)
-        return settings
-
-
-def _milliseconds(value_s: float) -> str:
-    return f"{max(1, round(1000 * value_s))}ms"  # to PostgreSQL, 0 is no limit
-
-
-@dataclass
-class _Attempts:
-    """The attempts at one revision: how long the next may wait, and when to give up."""
-
-    limits: Limits
-    number: int = 1
-    wait_s: float = FIRST_WAIT_S
-    pause_s: float = FIRST_PAUSE_S
-    started: float = field(default_factory=time.monotonic)
-
-    @property
-    def left_s(self) -> float:
-        return self.started + self.limits.give_up_after_s - time.monotonic()
-
-    @property
-    def patience_s(self) -> float:
-        return min(self.wait_s, self.limits.lock_timeout_s)
-
-    @property
-    def lock_timeout(self) -> str:
-        return _milliseconds(self.patience_s)
-
-    def pause(self) -> None:
-        """Wait, a little longer each time, with jitter so that two runs do not keep step."""
-        jitter = random.uniform(0.5, 1.5)
-        time.sleep(max(0.0, min(self.pause_s * jitter, self.left_s)))
-        self.pause_s = min(2 * self.pause_s, LONGEST_PAUSE_S)
-
-    def next(self) -> None:
-        self.number += 1
-        self.wait_s = min(2 * self.wait_s, self.limits.lock_timeout_s)
+__all__ = ["apply_plan"]
 
 
 def apply_plan(
@@ -158,7 +91,7 @@ def _sweep(
     CREATE INDEX CONCURRENTLY IF NOT EXISTS would skip such an index and leave it invalid; without
     IF NOT EXISTS it would fail.
     """
-    patience = _milliseconds(limits.concurrently_timeout_s)
+    patience = milliseconds(limits.concurrently_timeout_s)
     settings = {"lock_timeout": patience, "statement_timeout": "0"}
     with connect(target, settings=settings) as connection, connection.cursor() as cursor:
         invalid = {index.index for index in invalid_indexes(connection)}
@@ -199,11 +132,12 @@ def _apply(
     late_rows: Sequence[LateRows],
 ) -> StepResult:
     """Try one revision until it is through or the time for it is over."""
-    attempts = _Attempts(limits)
+    attempts = Attempts(limits)
     locks = locks_taken(step.sql, plan.tables)
     while True:
-        blockers = _lasting_holders(target, locks, attempts.patience_s)
-        if not blockers:
+        blockers = attempts.look(target, locks)
+        asked = not blockers
+        if asked:
             try:
                 with watching(target, lambda: alembic.session_pid, step.revision, on_progress):
                     return alembic.run(
@@ -214,24 +148,14 @@ def _apply(
                         late_rows=late_rows,
                     )
             except LockNotAcquired:
-                blockers = _lasting_holders(target, locks, attempts.patience_s)
+                blockers = attempts.look(target, locks)
         if attempts.left_s <= 0:
             raise _given_up(step, attempts, blockers)
-        on_progress(f"{step.revision} waits for {_names(blockers)}; {attempts.left_s:.0f} s left")
-        attempts.pause()
-        attempts.next()
-
-
-def _lasting_holders(target: Target, locks: Mapping[str, str], patience_s: float) -> list[Blocker]:
-    """Return the sessions that hold what conflicts, and are in their transaction for longer.
-
-    Who has been at it for longer than this attempt would wait is not likely to end within it.
-    """
-    if not locks:
-        return []
-    with connect(target, read_only=True) as connection:
-        found = holders(connection, locks)
-    return [session for session in found if session.transaction_age_s > patience_s]
+        if attempts.tells():
+            left = f"{attempts.left_s:.0f} s left"
+            on_progress(f"{step.revision} waits for {_names(blockers)}; {left}")
+        attempts.pause(asked=asked)
+        attempts.next(blockers, asked=asked)
 
 
 def _names(blockers: Sequence[Blocker]) -> str:
@@ -245,7 +169,7 @@ def _names(blockers: Sequence[Blocker]) -> str:
     )
 
 
-def _given_up(step: PlanStep, attempts: _Attempts, blockers: Sequence[Blocker]) -> LockNotAcquired:
+def _given_up(step: PlanStep, attempts: Attempts, blockers: Sequence[Blocker]) -> LockNotAcquired:
     return LockNotAcquired(
         f"Revision {step.revision} did not get its locks in {attempts.number} attempts over "
         f"{attempts.limits.give_up_after_s:g} s; in its way: {_names(blockers)}.",

@@ -157,7 +157,11 @@ SELECT a.pid, coalesce(a.usename, '?'), coalesce(a.application_name, ''), coales
                  FROM pg_locks AS l JOIN pg_class AS c ON c.oid = l.relation
                  JOIN pg_namespace AS n ON n.oid = c.relnamespace
                  WHERE l.pid = a.pid AND l.granted AND c.relkind IN ('r', 'p', 'm')
-                   AND n.nspname !~ '^pg_'), '{}')
+                   AND n.nspname !~ '^pg_'), '{}'),
+       -- Without pg_monitor, a role sees of others' sessions neither age nor state, but locks.
+       CASE WHEN a.xact_start IS NULL THEN
+         (SELECT min(l.virtualtransaction) FROM pg_locks AS l WHERE l.pid = a.pid AND l.granted)
+       END
 FROM pg_stat_activity AS a
 WHERE a.datname = current_database() AND a.pid <> pg_backend_pid()
 """
@@ -169,7 +173,7 @@ ORDER BY a.xact_start
 """
 
 HOLDERS = f"""{_SESSION}
-  AND a.backend_type <> 'autovacuum worker'
+  AND a.usesysid IS NOT NULL  -- autovacuum has no user; what a session is not all may see
   AND EXISTS (SELECT FROM pg_locks AS l JOIN pg_class AS c ON c.oid = l.relation
               JOIN pg_namespace AS n ON n.oid = c.relnamespace
               JOIN unnest(%s::text[], %s::text[]) AS wanted (name, mode)
@@ -538,5 +542,5 @@ def relation_exists(connection: Connection, schema: str, name: str) -> bool:
 
 
 def _blocker(row: tuple[object, ...]) -> Blocker:
-    *known, state_age_s, tables = row
-    return Blocker(*known, tuple(tables), state_age_s)  # type: ignore[arg-type, call-arg]
+    *known, state_age_s, tables, id_ = row
+    return Blocker(*known, tuple(tables), state_age_s, id_ or "")  # type: ignore[arg-type, call-arg]

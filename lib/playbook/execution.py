@@ -10,11 +10,12 @@ from types import MappingProxyType
 from typing import Any
 
 from playbook import archive
-from playbook.apply import Limits, apply_plan
+from playbook.apply import apply_plan
 from playbook.changes import count_changes, find_changes, judge, write_changes
 from playbook.errors import GuardRefused, MigrationFailed, PlaybookError
 from playbook.failures import WORDS, find_place, is_through, tell_failure
 from playbook.journal import Run
+from playbook.patience import Limits
 from playbook.present import dump_progress, note, progress
 from playbook.records import (
     Applied,

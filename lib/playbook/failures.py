@@ -6,7 +6,6 @@ import time
 from contextlib import suppress
 from typing import Any
 
-from playbook.apply import Limits
 from playbook.errors import (
     SHOWN_STATEMENT,
     AlembicDied,
@@ -18,6 +17,7 @@ from playbook.errors import (
     explain,
 )
 from playbook.journal import Run
+from playbook.patience import Limits
 from playbook.records import BackupManifest, Plan, PlanStep
 from playbook.revisions import join
 from playbook.verification import find_integrity

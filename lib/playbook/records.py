@@ -517,6 +517,8 @@ class Blocker:
     """Tables on which it holds a lock, as ``schema.table``."""
     state_age_s: float = 0.0
     """How long it has been in its state."""
+    transaction: str = ""
+    """Its transaction's virtual id, where this role may not see how old it is; else ""."""
 
 
 @dataclass(frozen=True)

@@ -347,6 +347,7 @@ def conclude(run: Run[Parameters]) -> Outcome:
     )
     load = ("salvage/load.sql loads what was saved, once the tables are back.",) if files else ()
     failed = tuple(f"Data check {c.name} finds {c.failing_rows} rows." for c in data.failed)
+    looked_at = looks(run)
     run.finish("succeeded", message)
     return run.outcome(
         "succeeded",
@@ -355,7 +356,7 @@ def conclude(run: Run[Parameters]) -> Outcome:
         unchanged=("every table and column that the comparison calls intact",),
         next_steps=(
             *failed,
-            *looks(run),
+            *looked_at,
             f"`upgrade` with -r target {start} goes forward again.",
             *load,
             *kept,

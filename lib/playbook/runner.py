@@ -57,13 +57,15 @@ TABLES = (
     "WHERE c.relkind IN ('r', 'p', 'm') AND n.nspname !~ '^pg_' "
     "AND n.nspname <> 'information_schema'"
 )
-LOCKS = (
-    "SELECT relation::bigint, mode, coalesce(pg_relation_filenode(relation), 0) FROM pg_locks "
-    "WHERE pid = pg_backend_pid() AND locktype = 'relation' AND granted "
-    "AND mode <> 'SIReadLock'"  # of a SERIALIZABLE transaction: it blocks nobody
+OWN_TRANSACTION = (
+    "SELECT txid_current_if_assigned(), l.relation::bigint, l.mode, "
+    "pg_relation_filenode(l.relation)::bigint "
+    "FROM (SELECT) AS one LEFT JOIN pg_locks AS l ON l.pid = pg_backend_pid() "
+    "AND l.locktype = 'relation' AND l.granted "
+    "AND l.mode <> 'SIReadLock'"  # of a SERIALIZABLE transaction: it blocks nobody
 )
-OWN_TRANSACTION = "SELECT txid_current_if_assigned()"
-"""NULL for a transaction that has written nothing."""
+"""In one round trip and of the locked relations only, as the application waits meanwhile. The id
+is NULL for a transaction that has written nothing, the file number for a dropped relation."""
 IDLE = 0
 """libpq's PQTRANS_IDLE: no transaction is open."""
 LIMITS = ("lock_timeout", "statement_timeout")
@@ -229,15 +231,24 @@ class Observer:
     def on_commit(self, connection: Any) -> None:
         """Read the transaction's id, the locks that it holds and the tables that it rewrote."""
         raw = connection.connection
-        self.xids += [int(row[0]) for row in query(raw, OWN_TRANSACTION) if row[0]]
-        # One look, at what is locked alone: it is made while others wait for these locks.
-        for oid, mode, filenode in query(raw, LOCKS):
-            name, before = self.tables.get(int(oid), ("", 0))
+        rows = query(raw, OWN_TRANSACTION)
+        self.xids += [int(rows[0][0])] if rows[0][0] else []
+        for _, oid, mode, filenode in rows:
+            name, before = self.tables.get(int(oid or 0), ("", 0))
             if not name:
                 continue
             if LOCK_MODES.index(mode) >= LOCK_MODES.index(self.locks.get(name, mode)):
                 self.locks[name] = mode
-            if int(filenode) not in (0, before):  # 0: it was dropped
+            if filenode and int(filenode) != before:
+                self.rewritten.add(name)
+        if self.outside_transaction:  # what was rewritten there is locked no more
+            self.compare_files(raw)
+
+    def compare_files(self, dbapi_connection: Any) -> None:
+        """Note every table whose file is another than when the session began."""
+        after = {int(row[0]): int(row[2]) for row in query(dbapi_connection, TABLES)}
+        for oid, (name, filenode) in self.tables.items():
+            if after.get(oid, filenode) != filenode:
                 self.rewritten.add(name)
 
     def summary(self) -> dict[str, Any]:

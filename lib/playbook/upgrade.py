@@ -401,6 +401,7 @@ def _succeeded(run: Run[Parameters], applied: Applied) -> Outcome:
     backup = run.require("backup", object)
     start, end = join(applied.from_revisions), join(applied.to_revisions)
     message = f"{run.server.database} was upgraded from {start} to {end}.{unread(run)}"
+    looked_at = (*_broken_already(run), *looks(run))
     run.finish("succeeded", message)
     kept = f"The backup is {backup.directory.name}. " if isinstance(backup, BackupManifest) else ""
     return run.outcome(
@@ -409,8 +410,7 @@ def _succeeded(run: Run[Parameters], applied: Applied) -> Outcome:
         changed=tuple(f"{step.revision} applied" for step in applied.steps),
         unchanged=("every table and column that the comparison calls intact",),
         next_steps=(
-            *_broken_already(run),
-            *looks(run),
+            *looked_at,
             f"{kept}`rollback` with -r target {start} undoes this upgrade.",
             "`verify` repeats the checks at any time.",
         ),

@@ -13,13 +13,15 @@ import pytest
 
 from builders import FAILING, SECOND, TABLE, Project, Script, execute
 from playbook import apply as apply_module
-from playbook.apply import Limits, _Attempts, apply_plan
+from playbook import patience as patience_module
+from playbook.apply import apply_plan
 from playbook.catalog import table_names
 from playbook.database import connect, fetch, fetch_value, server_info
 from playbook.errors import LockNotAcquired, MigrationFailed
 from playbook.migrate import Alembic
+from playbook.patience import Attempts, Limits
 from playbook.plan import build_plan
-from playbook.records import Applied, StepResult
+from playbook.records import Applied, Blocker, StepResult
 from playbook.targets import Target
 from playbook.watch import watching
 
@@ -143,32 +145,87 @@ def test_writers_of_the_application_do_not_wait_behind_a_waiting_migration(
         writer.join()
 
     assert len(waits_s) > 100
-    assert max(waits_s) < 0.6
+    assert max(waits_s) < 0.3
 
 
 def test_first_wait_is_short_and_none_is_without_limit() -> None:
-    attempts = _Attempts(Limits(lock_timeout_s=2.0, give_up_after_s=60))
+    attempts = Attempts(Limits(lock_timeout_s=2.0, give_up_after_s=60))
     seen = []
     for _ in range(8):
         seen.append(attempts.lock_timeout)
         attempts.next()
 
-    assert seen == ["25ms", "50ms", "100ms", "200ms", "400ms", "800ms", "1600ms", "2000ms"]
-    assert _Attempts(Limits(0.0004, 1)).lock_timeout == "1ms"
+    assert seen == [f"{ms}ms" for ms in (25, 50, 100, 200, 400, 800, 1600, 2000)]
+    assert Attempts(Limits(0.0004, 1)).lock_timeout == "1ms"
 
 
-def test_nobody_older_than_the_wait_is_queued_behind(
-    staging: Staging, fresh_database: Target
+def blocker(age_s: float) -> Blocker:
+    return Blocker(1, "postgres", "the app", "idle in transaction", "SELECT 1", age_s, ())
+
+
+@pytest.mark.parametrize(
+    ("ages_s", "wait"), [((0.3,), "50ms"), ((0.3, 0.6), "25ms"), ((60.0,), "25ms")]
+)
+def test_patience_grows_with_ever_new_transactions_and_not_with_one_that_stays(
+    ages_s: tuple[float, ...], wait: str
 ) -> None:
-    """Each attempt asks only where all holders are younger than it would wait."""
-    with ready(staging({"a1": TABLE, "b2": ADD_COLUMN}), fresh_database) as go:
-        with holding(fresh_database, "SELECT FROM a"):
-            time.sleep(0.1)
-            locks = {"public.a": "AccessExclusiveLock"}
-            target = go.alembic._target  # type: ignore[attr-defined]
-            assert apply_module._lasting_holders(target, locks, 0.05)
-            assert not apply_module._lasting_holders(target, locks, 30)
-            assert not apply_module._lasting_holders(target, {"public.a": "ShareLock"}, 0.05)
+    attempts = Attempts(QUICK)
+    attempts.between_looks_s, attempts.grown = 0.5, time.monotonic() - 10
+
+    attempts.next([blocker(age_s) for age_s in ages_s], asked=False)
+
+    assert attempts.lock_timeout == wait
+
+
+@pytest.fixture(params=["superuser", "role that sees no other's sessions"])
+def user(request: pytest.FixtureRequest, fresh_database: Target) -> Iterator[str]:
+    """A user who may migrate the database; dropped with what it owns."""
+    if request.param == "superuser":
+        yield fresh_database.conninfo["user"]
+        return
+    name = fresh_database.database
+    with connect(fresh_database) as connection:
+        connection.cursor().execute(
+            f"CREATE ROLE {name} LOGIN; GRANT ALL ON SCHEMA public TO {name}"
+        )
+    yield name
+    with connect(fresh_database) as connection:
+        connection.cursor().execute(f"DROP OWNED BY {name} CASCADE; DROP ROLE {name}")
+
+
+def test_run_never_asks_behind_a_transaction_older_than_its_own_patience(
+    staging: Staging, fresh_database: Target, monkeypatch: pytest.MonkeyPatch, user: str
+) -> None:
+    asked: list[object] = []
+    with ready(
+        staging({"a1": TABLE, "b2": ADD_COLUMN}), fresh_database.with_conninfo(user=user)
+    ) as go:
+        real = Alembic.run
+
+        def run(self: Alembic, step: object, **options: object) -> StepResult:
+            asked.append(step)
+            return real(self, step, **options)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(apply_module.Alembic, "run", run)
+        with holding(fresh_database, "SELECT FROM a", release_after_s=2):
+            time.sleep(0.05)
+            (step,) = go().steps
+
+    assert step.attempts > 2
+    assert len(asked) == 1
+
+
+def test_lines_about_waiting_become_rarer(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(patience_module.time, "monotonic", lambda: clock[0])
+    attempts = Attempts(QUICK)
+    told = []
+    for half_seconds in range(120):
+        clock[0] = half_seconds / 2
+        if attempts.tells():
+            told.append(clock[0])
+
+    assert told == [0.0, 0.5, 1.5, 3.5, 7.5, 15.5, 31.5]
 
 
 @pytest.mark.parametrize("by", ["", "SET statement_timeout = 0", "RESET statement_timeout"])

@@ -98,7 +98,7 @@ def test_run_that_is_told_to_stop_rolls_back_and_says_so(
         "interrupted", ["b2"],
     )  # fmt: skip
     assert history(fresh_database)[-1] == ("upgrade", "interrupted", ["b2"])
-    assert "`upgrade` again goes on" in str(go(status, namespace).next_steps)
+    assert "`upgrade` with -r target c3 goes on from there" in str(go(status, namespace).next_steps)
 
 
 def test_run_that_is_killed_leaves_nothing_running_and_a_true_receipt(
