@@ -10,7 +10,6 @@ whether it is within the bounds; nothing is asserted, as a busy machine stalls w
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import statistics
 import sys
@@ -30,7 +29,6 @@ from playbook.postgres_files import server_account, server_programs
 from servers import PrivateServer, private_server
 from steps import Namespace
 
-ROUNDS = 5
 SCALE = 10
 """Times 100,000 rows."""
 TENTH = 10
@@ -74,17 +72,13 @@ def _nothing(seconds: float, namespace: Namespace, begins: Callable[[], None]) -
     time.sleep(max(0.0, seconds - pgbench.WARM_S))
 
 
-def main() -> int:
-    """Run the command line; return its exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"how often; {ROUNDS} without")
-    rounds = max(1, parser.parse_args().rounds)
+def run(rounds: int) -> None:
+    """Measure a number of rounds, each about a minute and a half, and print the stalls."""
     with _bench() as bench:
         for number in range(rounds):
             bench.round()
             print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
     print(_table(bench))
-    return 0
 
 
 @contextmanager
@@ -131,7 +125,3 @@ def _table(bench: Bench) -> str:
 
 def _verdict(held: bool) -> str:
     return "held" if held else "NOT HELD"
-
-
-if __name__ == "__main__":
-    sys.exit(main())
