@@ -38,8 +38,10 @@ from playbook.receipts import (
 from playbook.records import (
     Banner,
     Checks,
+    History,
     Outcome,
     Plan,
+    Receipt,
     RevisionGraph,
     ServerInfo,
     Snapshot,
@@ -149,6 +151,23 @@ class Run(Generic[P]):
         """Read again where the database stands."""
         self.graph = self.alembic.graph()
         return self.graph
+
+    def known_runs(self) -> History:
+        """Return all writing runs, the newest first: the target's history, and receipts it lacks.
+
+        Those that came with a copied or restored database are among them: `is_of_here` tells.
+        """
+        with connect(self.target, read_only=True) as connection:
+            history = read_history(connection)
+        receipts = known_receipts(self.target, self.server, self.parameters.output_dir)
+        merged = {receipt.run_id: receipt for receipt in (*history.runs, *receipts)}
+        newest_first = sorted(merged.values(), key=lambda r: (r.started_at, r.run_id), reverse=True)
+        return History(tuple(newest_first))
+
+    def is_of_here(self, receipt: Receipt) -> bool:
+        """Say whether a run was on this very database: only then do its transaction ids count."""
+        here = (self.server.system_identifier, self.server.database_oid)
+        return (receipt.system_identifier, receipt.database_oid) == here
 
     def snapshot(
         self,

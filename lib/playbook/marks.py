@@ -48,7 +48,10 @@ def _advice(graph: RevisionGraph, revision: str, mark: str) -> str:
             "that run names, then run `upgrade` again."
         )
     if mark == "interrupted":
-        return f"{revision} is pending: the run that tried it was stopped or killed. Run `upgrade` again."
+        return (
+            f"{revision} is pending: the run that tried it was stopped or killed. Run `upgrade` "
+            "again."
+        )
     if mark == "edited":
         file = graph.revision(revision).path.name
         return (

@@ -137,7 +137,7 @@ def check_preflight(run: Run[Parameters]) -> Checks:
             graph=run.graph,
             tables=plan.tables,
             locks=locks_taken(plan.sql, plan.tables),
-            receipts=_receipts(run),
+            receipts=known_receipts(run.target, run.server, run.parameters.output_dir),
             backup_folder=archive.backup_folder(run.target, BACKUPS),
             sql=plan.sql,
         )
@@ -167,18 +167,18 @@ def find_loss(run: Run[Parameters]) -> Loss:
 
 
 def _count_loss(run: Run[Parameters], plan: Plan) -> Loss:
-    since = ways_back.applied_in(_receipts(run), plan)
+    since = ways_back.applied_in(_runs_here(run), plan)
     return salvage.find_loss(run.target, plan, version_table=run.version_table, since=since)
 
 
-def _receipts(run: Run[Parameters]) -> list[Receipt]:
-    return known_receipts(run.target, run.server, run.parameters.output_dir)
+def _runs_here(run: Run[Parameters]) -> list[Receipt]:
+    return [receipt for receipt in run.known_runs().runs if run.is_of_here(receipt)]
 
 
 def weigh_ways(run: Run[Parameters]) -> WaysBack:
     """Return the ways to be rid of the upgrade, what each loses and takes, and which is advised."""
     plan, loss = run.require("plan", Plan), run.require("loss", Loss)
-    receipts = _receipts(run)
+    receipts = _runs_here(run)
     xids = ways_back.applied_in(receipts, plan)
     facts = ways_back.Facts(
         loss=loss,

@@ -10,7 +10,7 @@ from typing import Any
 from playbook.catalog import table_sizes
 from playbook.charts import Chart
 from playbook.database import connect, lock_holder
-from playbook.history import check_history, read_history
+from playbook.history import check_history
 from playbook.journal import Run
 from playbook.marks import advice, edited_revisions, mark_revisions
 from playbook.parameters import Common
@@ -94,12 +94,8 @@ def read_runs(run: Run[Parameters]) -> History:
 def _known_runs(run: Run[Parameters]) -> tuple[History, bool]:
     """Return all runs, the newest first, and whether nobody holds the lock."""
     with connect(run.target, read_only=True) as connection:
-        history, free = read_history(connection), not lock_holder(connection)
-    receipts = known_receipts(run.target, run.server, run.parameters.output_dir)
-    on_disk = {receipt.run_id: receipt for receipt in receipts}
-    merged = {receipt.run_id: receipt for receipt in history.runs} | on_disk
-    newest_first = sorted(merged.values(), key=lambda r: (r.started_at, r.run_id), reverse=True)
-    return History(tuple(newest_first)), free
+        free = not lock_holder(connection)
+    return run.known_runs(), free
 
 
 def _doubted(receipt: Receipt) -> Receipt:
