@@ -11,6 +11,7 @@ PlaybookError
 ├── WrongDatabase        env.py reached another database than the target
 ├── MigrationFailed      a revision failed; carries where the database is now
 ├── BackupFailed         no usable backup was made, or an existing one is damaged
+├── RestoreFailed        a backup could not be restored; the live database was left alone
 └── VerifyFailed         the data or the schema are not what they must be
 
 A message is one sentence or a few: what is wrong with the value, what was and was not changed,
@@ -30,6 +31,7 @@ __all__ = [
     "MigrationFailed",
     "PlaybookError",
     "PrivilegeMissing",
+    "RestoreFailed",
     "SettingsError",
     "StatementTimeout",
     "VerifyFailed",
@@ -167,6 +169,10 @@ def explain(error: BaseException) -> str:
 
 class BackupFailed(PlaybookError):
     """No usable backup was made, or a file of an existing one is damaged."""
+
+
+class RestoreFailed(PlaybookError):
+    """A backup could not be restored into a new database; the live one was left alone."""
 
 
 class VerifyFailed(PlaybookError):

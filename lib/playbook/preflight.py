@@ -209,7 +209,7 @@ def _interrupted(receipts: Sequence[Receipt]) -> Finding:
             Severity.WARN,
             last.run_id,
             f"It was interrupted; it had begun at {join(last.from_revisions)}.",
-            "Compare with where the database is now; running `upgrade` again goes on from there.",
+            "Compare with where the database is now; running it again goes on from there.",
         )
     if receipts and receipts[0].outcome == "failed":
         return Finding(
