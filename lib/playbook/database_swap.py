@@ -30,13 +30,16 @@ LOOK_S = 0.02
 LEAVING_S = 1.0
 
 SESSIONS = """
-SELECT pid, coalesce(usename::text, backend_type), coalesce(application_name, ''),
-       coalesce(state, backend_type), '',
+SELECT pid, coalesce(usename::text, backend_type, '?'), coalesce(application_name, ''),
+       coalesce(state, backend_type, 'not visible to this role'), '',
        greatest(0, coalesce(extract(epoch FROM clock_timestamp() - xact_start), 0))::float8
 FROM pg_stat_activity
-WHERE datname = %s AND pid <> pg_backend_pid() AND backend_type NOT LIKE 'autovacuum%%'
+WHERE datname = %s AND pid <> pg_backend_pid()
+  AND coalesce(backend_type, '') NOT LIKE 'autovacuum%%'
+  AND NOT (backend_type IS NULL AND usesysid IS NULL)
 ORDER BY backend_start, pid
 """
+"""Of sessions of others an ordinary role sees no backend_type and no state."""
 END_THOSE_LOCKED_OUT = """
 SELECT a.pid, pg_terminate_backend(a.pid) FROM pg_stat_activity AS a
 WHERE a.datid = %s AND a.pid <> pg_backend_pid() AND EXISTS (
@@ -166,7 +169,7 @@ def _ending(connection: Connection, oid: int, pid: int, *, wanted: bool) -> Iter
         ender.join()
         if failures:
             raise DatabaseError(
-                f"The sessions could not be ended: {failures[0]}".strip().rstrip(".") + ".",
+                f"The sessions could not be ended: {' '.join(str(failures[0]).split())}",
                 state="Nothing was changed: both databases have the names they had.",
                 remedy="Run as a role that has pg_signal_backend, or end them by another one.",
             ) from error

@@ -52,7 +52,14 @@ ROWS_LOADING = """
 SELECT coalesce(sum(tuples_processed), 0)::bigint FROM pg_stat_progress_copy
 WHERE datname = current_database()
 """
-"""Neither takes a lock on a table, so that neither waits for pg_restore (the view: from 14 on)."""
+INDEXES_BUILDING = """
+SELECT count(*) FROM pg_stat_progress_create_index WHERE datname = current_database()
+"""
+"""None of these takes a lock on a table, so that none waits for pg_restore.
+
+Source: the statistics' views; pg_stat_progress_copy is there from 14 on. A session tells its counts
+up to a second late.
+"""
 
 
 @dataclass(frozen=True)
@@ -203,13 +210,16 @@ class _Share:
         self._total = sum(rows[name] for name in task.tables or rows)
         self._expected_s = float(getattr(task.manifest, "restore_s", 0) or 0)
         self._begun = time.monotonic()
+        self._loaded = 0
 
     def told(self, connection: Connection) -> str:
+        """Return one line for the reader."""
         loaded = int(fetch_value(connection, ROWS_LOADED))
         if connection.server_version >= 140000:
             loaded += int(fetch_value(connection, ROWS_LOADING))
-        if loaded >= self._total:
-            return f"restoring: all rows are loaded; indexes and constraints{self._left(0)}"
+        self._loaded = loaded = max(loaded, self._loaded)
+        if loaded >= self._total or fetch_value(connection, INDEXES_BUILDING):
+            return f"restoring: indexes and constraints{self._left(0)}"
         passed = time.monotonic() - self._begun
         by_rows = passed * (self._total - loaded) / loaded if loaded else 0.0
         return (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -27,6 +28,7 @@ from playbook.database import advisory_lock, connect, fetch, fetch_value, server
 from playbook.dump import restore_archive
 from playbook.errors import (
     BackupFailed,
+    DatabaseError,
     GuardRefused,
     RestoreFailed,
     SettingsError,
@@ -874,6 +876,61 @@ def test_archiving_of_wal_is_named_by_its_tool_and_its_command_is_not_shown(
 def test_server_without_archiving_says_so(other_version: PrivateServer) -> None:
     with closing(other_version.connect()) as connection:
         assert archiving(connection).subject == "archive_mode is off"
+
+
+def test_session_that_may_not_be_ended_keeps_both_names_and_says_what_it_takes(
+    shop: Shop, password_server: PrivateServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    namespace, _, _ = shop
+    role = f"owner_{secrets.token_hex(4)}"
+    password_server.execute(f"CREATE ROLE {role} LOGIN CREATEDB PASSWORD 'pw'")
+    with password_server.database() as name:
+        password_server.execute(f"ALTER DATABASE {name} OWNER TO {role}")
+        monkeypatch.setenv("THERE", password_server.url(name, user=f"{role}:pw"))
+        there = load_target("env:THERE", namespace["alembic_ini"])
+        parameters = {"to": "env:THERE", "swap": True, "confirm": name, "into": "beside_it"}
+        try:
+            with closing(password_server.connect(name)):
+                with pytest.raises(GuardRefused, match="1 session: postgres in"):
+                    go(restore, namespace, **parameters)
+                with pytest.raises(DatabaseError, match="could not be ended.*pg_signal_backend"):
+                    go(restore, namespace, **parameters, end_sessions=True)
+            assert {name, "beside_it"} <= names(there)
+            assert tables(there) == ()
+        finally:
+            password_server.execute(
+                "DROP DATABASE IF EXISTS beside_it",
+                f"ALTER DATABASE {name} OWNER TO postgres",
+                f"DROP ROLE {role}",
+            )
+
+
+def test_lost_database_comes_back_under_its_name(shop: Shop) -> None:
+    namespace, live, _ = shop
+    before = tables(live)
+    for statement in ("DROP DATABASE", "CREATE DATABASE"):
+        run_sql(maintenance_target(live), f"{statement} {live.database}")
+
+    go(restore, namespace, swap=True)
+
+    assert tables(live) == before
+
+
+def test_progress_tells_rows_and_then_that_indexes_are_made(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    namespace, live, _ = shop
+    run_sql(live, "CREATE TABLE big AS SELECT md5(n::text) FROM generate_series(1, 300000) n",
+            "CREATE INDEX ON big (md5)")  # fmt: skip
+    take(namespace, live)
+    monkeypatch.setattr(restore_steps, "REPORT_S", 0.0)
+
+    go(restore, namespace, jobs=1)
+
+    told = capsys.readouterr().out
+    assert re.search(r"restoring: [\d,]+ of 300,\d{3} rows loaded", told)
+    assert "restoring: indexes and constraints" in told
+    assert "analysing the new database" in told
 
 
 def test_names_are_cut_between_characters() -> None:
