@@ -242,7 +242,7 @@ def manifest_snapshot(manifest: BackupManifest, tables: Sequence[str]) -> Snapsh
     """
     known = {table.name: table for table in getattr(manifest, "tables", ()) or ()}
     found = [
-        known.get(name) or _counted(name, rows)
+        replace(known.get(name) or _counted(name, rows), rows=rows)
         for name, rows in manifest.rows
         if not tables or name in tables
     ]
