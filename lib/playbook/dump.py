@@ -28,14 +28,17 @@ from playbook.sandbox import client_directory
 from playbook.targets import Target, redact
 
 __all__ = [
+    "WITHOUT_OWNERS",
     "ClientTools",
     "Progress",
     "dump_database",
     "dump_schema",
     "find_client_tools",
     "gzip_level",
+    "list_archive",
     "load_sql",
     "read_archive",
+    "read_schema",
     "restore_archive",
 ]
 
@@ -46,6 +49,8 @@ _VERSION = re.compile(r"\(PostgreSQL\) (\d+)[.\w]*")
 _PROBLEM = re.compile(r"\b(?:error|fatal): ", re.IGNORECASE)
 _TABLE_LINE = re.compile(r"dumping contents of table")
 LEASH = Path(__file__).with_name("leash.py")
+WITHOUT_OWNERS = ("--no-owner", "--no-privileges")
+"""Options of pg_restore: all belongs to who restores it."""
 POLL_S = 0.02
 REPORT_S = 1.0
 
@@ -188,13 +193,34 @@ def read_archive(directory: Path, *, tools: ClientTools) -> None:
     _run(None, [tools.path("pg_restore"), f"--file={os.devnull}", str(directory)])
 
 
-def restore_archive(directory: Path, target: Target, *, tools: ClientTools, jobs: int) -> None:
+def list_archive(directory: Path, *, tools: ClientTools) -> str:
+    """Return a dump's table of contents, as pg_restore writes it and takes it (``--use-list``)."""
+    return _run(None, [tools.path("pg_restore"), "--list", str(directory)])
+
+
+def read_schema(directory: Path, *, tools: ClientTools) -> str:
+    """Return a dump's schema as SQL text, owners and privileges among it; reads no rows."""
+    command = [tools.path("pg_restore"), "--schema-only", "--file=-", str(directory)]
+    return re.sub(r"^\\(un)?restrict .*\n", "", _run(None, command), flags=re.MULTILINE)
+
+
+def restore_archive(
+    directory: Path,
+    target: Target,
+    *,
+    tools: ClientTools,
+    jobs: int,
+    extra: Sequence[str] = WITHOUT_OWNERS,
+) -> None:
     """Restore a dump into an existing, empty database.
+
+    Args:
+        extra: further options of pg_restore.
 
     Raises:
         BackupFailed: pg_restore failed.
     """
-    options = [f"--jobs={jobs}", "--exit-on-error", "--no-owner", "--no-privileges"]
+    options = [f"--jobs={jobs}", "--exit-on-error", *extra]
     _run(target, [tools.path("pg_restore"), *options, str(directory)])
 
 

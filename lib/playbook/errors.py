@@ -14,6 +14,7 @@ PlaybookError
 │   ├── AlembicDied      the process that ran Alembic is gone
 │   └── MigrationStopped somebody stopped the run: an interrupt, or the kernel's end
 ├── BackupFailed         no usable backup was made, or an existing one is damaged
+├── RestoreFailed        a backup could not be restored; the live database was left alone
 └── VerifyFailed         the data or the schema are not what they must be
 
 A message is one sentence or a few: what is wrong with the value, what was and was not changed,
@@ -35,6 +36,7 @@ __all__ = [
     "MigrationStopped",
     "PlaybookError",
     "PrivilegeMissing",
+    "RestoreFailed",
     "SettingsError",
     "StatementTimeout",
     "TargetBusy",
@@ -185,6 +187,10 @@ def explain(error: BaseException) -> str:
 
 class BackupFailed(PlaybookError):
     """No usable backup was made, or a file of an existing one is damaged."""
+
+
+class RestoreFailed(PlaybookError):
+    """A backup could not be restored into a new database; the live one was left alone."""
 
 
 class VerifyFailed(PlaybookError):

@@ -52,7 +52,7 @@ from playbook.sandbox import open_target
 from playbook.snapshot import EVERYTHING, Reading, take_snapshot
 from playbook.targets import Target, load_target, protected_targets, redact
 
-__all__ = ["Run", "software_versions"]
+__all__ = ["Run", "protected_as_its_twin", "software_versions"]
 
 FORMAT_VERSION = 1
 
@@ -120,7 +120,7 @@ class Run(Generic[P]):
             target = open_target(target, state=state)
             with connect(target, read_only=True) as connection:
                 server = server_info(connection)
-            target = _protected_as_its_twin(target, server)
+            target = protected_as_its_twin(target, server)
             alembic.open(target, server, session={})
             return cls(runbook, parameters, target, server, alembic)
         except BaseException:
@@ -531,7 +531,7 @@ class Run(Generic[P]):
         write_receipt(self.directory / RECEIPT, self._record)
 
 
-def _protected_as_its_twin(target: Target, server: ServerInfo) -> Target:
+def protected_as_its_twin(target: Target, server: ServerInfo) -> Target:
     """Return a target, protected if a protected section of alembic.ini means the same database.
 
     A section of the same database's name is asked which database it is; one that cannot be

@@ -73,9 +73,11 @@ from playbook.records import (
     Plan,
     PlanStep,
     Receipt,
+    Restored,
     Revision,
     RevisionGraph,
     Salvage,
+    Sessions,
     Severity,
     Snapshot,
     StepResult,
@@ -757,6 +759,40 @@ def _weighed_rows(one: Hazard) -> str:
     return count(one.rows) if one.is_certain else f"~{count(one.rows)}"
 
 
+def _restored(restored: Restored) -> View:
+    facts = (
+        ("beside", f"{restored.beside}, which was left alone"),
+        ("from", f"the backup {short_path(restored.backup, 1)}"),
+        ("rows of", ", ".join(restored.tables) or "every table"),
+        ("took", f"{seconds(restored.duration_s)}, {count(restored.jobs, 'job')}"),
+        *(("remark", remark) for remark in restored.remarks),
+    )
+    title = f"New database {restored.database}"
+    return View((Text(title, Pill("restored", "good"), "heading"), Facts(facts)), "quiet")
+
+
+def _sessions(found: Sessions) -> View:
+    if not found.sessions:
+        return _nothing(f"Nobody else is connected to {found.database}.")
+    rows = tuple(
+        (
+            Number(str(one.pid)),
+            one.user,
+            one.application or "unnamed",
+            one.state,
+            Number(seconds(one.transaction_age_s), _FIGURE_WIDTH),
+        )
+        for one in found.sessions
+    )
+    title = f"{count(len(rows), 'session')} on {found.database}"
+    return View(
+        (
+            Text(title, Pill("in use", "look")),
+            Table(("pid", "user", "application", "state", "in transaction for"), rows),
+        )
+    )
+
+
 def _note(shown: Note) -> View:
     return _nothing(shown.text)
 
@@ -780,8 +816,10 @@ _VIEWS: dict[type, Callable[[Any], View]] = {
     Note: _note,
     Outcome: _outcome,
     Plan: _plan,
+    Restored: _restored,
     RevisionGraph: _graph,
     Salvage: _salvage,
+    Sessions: _sessions,
     Snapshot: _snapshot,
     TableSizes: _sizes,
     WaysBack: _ways_back,

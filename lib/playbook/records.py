@@ -47,12 +47,14 @@ __all__ = [
     "Plan",
     "PlanStep",
     "Receipt",
+    "Restored",
     "Revision",
     "RevisionGraph",
     "Salvage",
     "SalvagedFile",
     "SequenceBehind",
     "ServerInfo",
+    "Sessions",
     "Severity",
     "Snapshot",
     "StepResult",
@@ -836,6 +838,33 @@ class WaysBack:
     ways: tuple[WayBack, ...]
     advised: str
     reason: str
+
+
+@dataclass(frozen=True)
+class Restored:
+    """The new database that a backup was restored into.
+
+    ``tables`` are those whose rows were restored, empty for all; ``remarks`` are sentences on what
+    is not as it was where the backup was taken.
+    """
+
+    database: str
+    beside: str
+    """The live database, which was left alone."""
+    backup: str
+    """The name of the backup's folder."""
+    tables: tuple[str, ...]
+    jobs: int
+    duration_s: float
+    remarks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Sessions:
+    """The sessions of others on a database; empty if there are none."""
+
+    database: str
+    sessions: tuple[Blocker, ...]
 
 
 @dataclass(frozen=True)

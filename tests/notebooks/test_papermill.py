@@ -37,6 +37,7 @@ FILES = {
     "verify": set(),
     "init": {"receipt.json"},
     "backup": {"receipt.json"},
+    "restore": {"receipt.json"},
     "preview": {"migration.sql", "rollback.sql", "plan.json"},
     "upgrade": UPGRADE_FILES,
     "rollback": {
@@ -53,7 +54,7 @@ FILES = {
     },
 }
 """What each runbook leaves in its run's folder, on the state that its outputs were made on."""
-TAKES_BACKUP = {"backup", "upgrade", "rollback"}
+TAKES_BACKUP = {"backup", "upgrade", "rollback", "restore"}
 
 
 @dataclass(frozen=True)

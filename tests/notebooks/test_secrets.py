@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 import pytest
 from harness import (
+    BACKED_UP,
     NOTEBOOKS,
     RUNBOOKS,
     PrivateProject,
@@ -60,6 +61,7 @@ def make_database(templates: Server) -> Iterator[Callable[[str], str]]:
     made = []
 
     def make(state: str) -> str:
+        state = "head" if state == BACKED_UP else state
         name = f"app_{state}"
         templates.execute(f"CREATE DATABASE {name} TEMPLATE template_{state}")
         made.append(name)
@@ -138,6 +140,8 @@ def test_the_password_of_a_variable_appears_nowhere(
 ) -> None:  # fmt: skip
     database = make_database(stored_state(read_notebook(NOTEBOOKS / f"{name}.ipynb")))
     url = _url(templates, database, templates.password)
+    if name == "restore":
+        papermill("backup", "-r", "database", "env:APP_URL", variables={"APP_URL": url})
 
     done = papermill(name, "-r", "database", "env:APP_URL", variables={"APP_URL": url})
 

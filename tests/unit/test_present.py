@@ -20,6 +20,7 @@ from playbook.records import (
     Applied,
     BackupManifest,
     Banner,
+    Blocker,
     Checks,
     ColumnSnapshot,
     Comparison,
@@ -41,11 +42,13 @@ from playbook.records import (
     Plan,
     PlanStep,
     Receipt,
+    Restored,
     Revision,
     RevisionGraph,
     Salvage,
     SalvagedFile,
     SequenceBehind,
+    Sessions,
     Severity,
     Snapshot,
     StepResult,
@@ -216,6 +219,14 @@ SAMPLES: dict[str, Any] = {
         "fix forward",
         "3 rows came since the upgrade.",
     ),
+    "Restored": Restored(
+        "app_restored_20261125T160000Z", "app", "20261125T150000Z-a1", ("public.a",), 4, 12.5,
+        ("All other tables are empty, and foreign keys were left out.",),
+    ),
+    "Sessions": Sessions(
+        "app", (Blocker(4711, "shop", "web", "idle in transaction", "", 63.0),
+                Blocker(4712, "shop", "", "active", "", 0.0)),
+    ),
     "Note": Note("There is nothing to compare yet."),
     "Outcome": Outcome(
         outcome="succeeded", runbook="upgrade", summary="The database is at 0005_merge.",
@@ -238,6 +249,7 @@ EMPTY: dict[str, tuple[Any, str]] = {
     "Integrity": (Integrity((), ()), "every index is valid"),
     "Loss": (Loss(()), "Nothing will be destroyed"),
     "Salvage": (Salvage(Path("s"), ()), "Nothing had to be salvaged"),
+    "Sessions": (Sessions("app", ()), "Nobody else is connected"),
     "Snapshot": (Snapshot("db", "", (), ()), "no tables"),
 }  # fmt: skip
 
