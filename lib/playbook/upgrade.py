@@ -50,7 +50,7 @@ from playbook.records import (
 )
 from playbook.revisions import check_target, join
 from playbook.snapshot import holds_rows
-from playbook.statements import locks_taken
+from playbook.statements import dropped_objects, locks_taken
 from playbook.verification import (
     find_drift as compare_with_models,
 )
@@ -401,7 +401,7 @@ def _succeeded(run: Run[Parameters], applied: Applied) -> Outcome:
     backup = run.require("backup", object)
     start, end = join(applied.from_revisions), join(applied.to_revisions)
     message = f"{run.server.database} was upgraded from {start} to {end}.{unread(run)}"
-    looked_at = (*_broken_already(run), *looks(run))
+    looked_at, but = (*_broken_already(run), *looks(run)), _but(run)
     run.finish("succeeded", message)
     kept = f"The backup is {backup.directory.name}. " if isinstance(backup, BackupManifest) else ""
     return run.outcome(
@@ -411,11 +411,17 @@ def _succeeded(run: Run[Parameters], applied: Applied) -> Outcome:
         unchanged=("every table and column that the comparison calls intact",),
         next_steps=(
             *looked_at,
-            f"{kept}`rollback` with -r target {start} undoes this upgrade.",
+            f"{kept}`rollback` with -r target {start} undoes this upgrade{but}.",
             "`verify` repeats the checks at any time.",
         ),
         files=tuple(sorted(run.directory.glob("*.sql"))),
     )
+
+
+def _but(run: Run[Parameters]) -> str:
+    """Return what a rollback would not bring back; "" if the upgrade dropped nothing."""
+    dropped = dropped_objects(run.require("plan", Plan).sql)
+    return "; what it dropped comes back empty, as only the backup has the rows" if dropped else ""
 
 
 def _broken_already(run: Run[Parameters]) -> tuple[str, ...]:
