@@ -278,7 +278,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = {
         "start": "start the server", "stop": "stop it; the data are kept",
         "status": "say where it is and which databases it has",
-        "reset": "make a database anew", "psql": "open psql on a database; what follows -- is for psql",
+        "reset": "make a database anew",
+        "psql": "open psql on a database; what follows -- is for psql",
         "remove": "stop the server and delete all its data",
     }  # fmt: skip
     parser.add_argument(
