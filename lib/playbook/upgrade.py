@@ -29,7 +29,7 @@ from playbook.marks import edited_revisions
 from playbook.parameters import Common, one_of
 from playbook.plan import build_plan, read_plan_hash, weigh_hazards
 from playbook.preflight import Question, check
-from playbook.present import count
+from playbook.present import count, show
 from playbook.receipts import known_receipts
 from playbook.records import (
     Applied,
@@ -167,6 +167,7 @@ def check_preflight(run: Run[Parameters]) -> Checks:
         with connect(run.target, read_only=True) as connection:
             history = read_history(connection)
         wants_backup = _wants_backup(run)
+        hazards = _weigh_hazards(run)
         question = Question(
             graph=run.graph,
             tables=plan.tables,
@@ -174,11 +175,14 @@ def check_preflight(run: Run[Parameters]) -> Checks:
             edited=edited_revisions(history, run.graph),
             receipts=known_receipts(run.target, run.server, run.parameters.output_dir),
             backup_folder=archive.backup_folder(run.target, BACKUPS) if wants_backup else None,
-            hazards=_weigh_hazards(run),
+            hazards=hazards,
             sql=plan.sql,
             checks=run.keep("checks before", run_checks(run.target, run.graph)),
         )
-        return run.keep("preflight", run.must_pass(check(run.target, run.server, question)))
+        checks = check(run.target, run.server, question)
+        if hazards.stops:  # the cell that shows them comes after the refusal
+            show(Hazards(hazards.stops))
+        return run.keep("preflight", run.must_pass(checks))
 
 
 def _wants_backup(run: Run[Parameters]) -> bool:
