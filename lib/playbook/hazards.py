@@ -175,12 +175,26 @@ def _without(facts: Mapping[str, Any], tables: set[str]) -> dict[str, Any]:
 
 def _findings(sql: str) -> Iterator[tuple[Statement, list[str]]]:
     """Return each statement with the rules it falls under."""
-    findings = _run_squawk(sql)
-    for statement in read_statements(sql):
+    statements = read_statements(sql)
+    findings = _run_squawk(_without_new_tables(sql, statements))
+    for statement in statements:
         names = [n for place, n in findings if statement.start <= place < statement.stop]
         names = list(dict.fromkeys([*(n for n in names if n in RULES), *statement.writes]))
         hidden = {w for w, stronger in STRONGER_SAME.items() if set(stronger) & set(names)}
         yield statement, [n for n in names if n not in hidden]
+
+
+def _without_new_tables(sql: str, statements: Sequence[Statement]) -> str:
+    """Return SQL with blanks for each CREATE TABLE, and everything else in its place.
+
+    squawk says nothing of a table that the same transaction creates, nor of one that IF NOT EXISTS
+    leaves as it is; which are new is known here.
+    """
+    for one in statements:
+        if isinstance(one.node, ast.CreateStmt):
+            blank = re.sub(r"\S", " ", sql[one.start : one.stop])
+            sql = sql[: one.start] + blank + sql[one.stop :]
+    return sql
 
 
 def _weigh(

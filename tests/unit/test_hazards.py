@@ -127,7 +127,7 @@ def test_tables_that_the_plan_creates_are_harmless(tmp_path: Path) -> None:
 def test_table_is_new_only_from_its_creation_on(
     tmp_path: Path, sql: str, rules: list[str], is_split: bool
 ) -> None:
-    pieces = sql.split("; ") if is_split else [sql]
+    pieces = [f"BEGIN; {piece}; COMMIT" for piece in (sql.split("; ") if is_split else [sql])]
     steps = [step(tmp_path, piece, revision=f"r{n}") for n, piece in enumerate(pieces)]
 
     hazards = find_hazards(steps, Known({"public.t": LARGE}, {"public.t": COLUMNS})).items
