@@ -52,6 +52,7 @@ __all__ = [
     "table_names",
     "table_sizes",
     "table_storage",
+    "unreadable_tables",
     "unvalidated_constraints",
     "vacuums",
 ]
@@ -108,10 +109,11 @@ GROUP BY 1, 4 ORDER BY 1
 
 STORED_IN = f"""
 WITH RECURSIVE below (name, oid) AS (
-    SELECT wanted, to_regclass((SELECT string_agg(quote_ident(part), '.')
-                                FROM unnest(ARRAY[split_part(wanted, '.', 1),
-                                     substr(wanted, strpos(wanted, '.') + 1)]) AS part))::oid
-    FROM unnest(%s::text[]) AS wanted
+    -- Looked up, not cast: a cast fails in a schema that this role may not use.
+    SELECT wanted, c.oid FROM unnest(%s::text[]) AS wanted
+    JOIN pg_namespace AS n ON n.nspname = split_part(wanted, '.', 1)
+    JOIN pg_class AS c ON c.relnamespace = n.oid
+     AND c.relname = substr(wanted, strpos(wanted, '.') + 1)
     UNION
     SELECT below.name, found.oid
     FROM below CROSS JOIN LATERAL (
@@ -134,6 +136,14 @@ FROM ({}) AS tables
 JOIN pg_attribute AS a ON a.attrelid = tables.oid AND a.attnum > 0 AND NOT a.attisdropped
 LEFT JOIN pg_index AS i ON i.indrelid = tables.oid AND i.indisprimary
 ORDER BY 1, a.attnum
+"""
+
+UNREADABLE = f"""
+SELECT schema || '.' || name FROM ({_USER_TABLES}) AS tables
+WHERE NOT has_table_privilege(oid, 'SELECT')
+   OR NOT has_schema_privilege((SELECT relnamespace FROM pg_class AS c WHERE c.oid = tables.oid),
+                               'USAGE')
+ORDER BY 1
 """
 
 UNVALIDATED = """
@@ -291,6 +301,7 @@ def table_sizes(connection: Connection) -> list[TableSize]:
     return [
         TableSize(schema, table, int(number), heap, indexes, heap + indexes)
         for schema, table, number, heap, indexes in rows
+        if heap is not None and indexes is not None  # else somebody dropped it meanwhile
     ]
 
 
@@ -298,7 +309,8 @@ def table_columns(connection: Connection) -> TableColumns:
     """Return the columns of every user table, in attribute order."""
     found: TableColumns = {name: [] for name in table_names(connection)}
     for table, column, type_, not_null, key in fetch(connection, _COLUMNS.format(_USER_TABLES)):
-        found[table].append((column, type_, not_null, key))
+        # Of a table that somebody made since the names were read nothing was asked.
+        found.get(table, []).append((column, type_, not_null, key))
     return found
 
 
@@ -343,6 +355,11 @@ def stored_bytes(connection: Connection, table: str) -> int:
         WHERE n.nspname || '.' || c.relname = %s
     """
     return int(fetch_value(connection, query, (table,)))
+
+
+def unreadable_tables(connection: Connection) -> list[str]:
+    """Return the user tables that this role may not SELECT from, sorted."""
+    return [row[0] for row in fetch(connection, UNREADABLE)]
 
 
 def unvalidated_constraints(connection: Connection) -> list[UnvalidatedConstraint]:

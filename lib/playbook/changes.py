@@ -1,9 +1,10 @@
 """Who changed what between two snapshots, and whether the revisions say so. Layer 4: reads only.
 
 Rows tell the transaction that wrote them (xmin), and a run knows its own transactions. A value
-that they changed must be named by a declaration in a revision file or by a statement of the SQL;
-what a trigger, a function or a DO block damages beside them is named by neither. Rows written
-under a savepoint or outside a revision's transaction have ids of their own: they count as others'.
+that they changed must be named by a declaration in a revision file or, of a revision that declares
+nothing, be in a table that a statement of its SQL writes, planned or sent. A table that only a
+trigger, a function or a DO block wrote to is named by neither. Rows written under a savepoint or
+outside a revision's transaction have ids of their own: they count as others'.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ __all__ = [
     "judge",
     "read_changes",
     "undeclared",
+    "with_sent",
     "write_changes",
 ]
 
@@ -40,6 +42,11 @@ CHANGES = "declared.json"
 """In the folder of a run: what its revisions mean to change."""
 COUNT_AT_MOST_S = 600.0
 """How long counting the rows of one table may take where no time budget says less."""
+_UNCOUNTED = (
+    psycopg2.errors.QueryCanceled,
+    psycopg2.errors.InsufficientPrivilege,
+    psycopg2.errors.UndefinedTable,
+)
 _COUNTED = ("rows changed", "columns changed", "not compared")
 
 
@@ -47,15 +54,35 @@ def find_changes(target: Target, plan: Plan) -> Changes:
     """Return what a plan's revision files declare to change, and what the SQL of others writes."""
     declared: dict[str, None] = {}
     named: set[str] = set()
+    silent: list[str] = []
     for step in plan.steps:
         says = _declarations(step)
         if says is None:
+            silent.append(step.revision)
             named |= tables_written(step.sql)
         else:
             declared |= dict.fromkeys(says)
+    return Changes(tuple(declared), _with_stores(target, named), tuple(silent))
+
+
+def with_sent(
+    target: Target, changes: Changes | None, steps: Sequence[StepResult]
+) -> Changes | None:
+    """Return what a run means to change, with the tables that the statements it sent name.
+
+    What Python does for each row that it reads is not in a plan that an empty copy was asked for.
+    """
+    if changes is None:
+        return None
+    sent = {name for step in steps if step.revision in changes.silent for name in step.wrote}
+    named = {*changes.written, *sent}
+    return replace(changes, written=_with_stores(target, named)) if sent else changes
+
+
+def _with_stores(target: Target, named: set[str]) -> tuple[str, ...]:
+    """Return some relations and the tables in which their rows are, sorted."""
     with connect(target, read_only=True) as connection:
-        written = {*named, *stored_in(connection, sorted(named))}
-    return Changes(tuple(declared), tuple(sorted(written)))
+        return tuple(sorted({*named, *stored_in(connection, sorted(named))}))
 
 
 def _declarations(step: PlanStep) -> tuple[str, ...] | None:
@@ -79,7 +106,8 @@ def read_changes(folder: Path) -> Changes | None:
     path = folder / CHANGES
     try:
         record = json.loads(path.read_text("utf-8"))
-        return Changes(tuple(record["declared"]), tuple(record["written"]))
+        silent = tuple(record.get("silent", ()))
+        return Changes(tuple(record["declared"]), tuple(record["written"]), silent)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -126,7 +154,7 @@ def _count(
 ) -> tuple[int, int]:
     """Return the rows written from a transaction id on, and those by some transactions.
 
-    Both -1 if there is no time for it.
+    Both -1 if there is no time for it, no right to it, or no such table any more.
     """
     left_s = COUNT_AT_MOST_S if deadline is None else deadline - time.monotonic()
     limit = str(max(1, int(left_s * 1000)))
@@ -134,7 +162,7 @@ def _count(
     try:
         written = count_written_after(connection, (name,), xid - 1)[name]
         return written, count_written_by(connection, (name,), xids)[name]
-    except psycopg2.errors.QueryCanceled:
+    except _UNCOUNTED:
         return -1, -1
 
 
@@ -172,8 +200,10 @@ def _judged(one: Difference, changes: Changes) -> Difference:
         return one
     if not one.rows_by_run:
         return replace(one, verdict="by others" if one.rows_written else "")
-    meant = is_named(one.table, one.column, changes.declared) or _is_written(one.table, changes)
-    return replace(one, verdict="as declared" if meant else "undeclared")
+    if is_named(one.table, one.column, changes.declared):
+        return replace(one, verdict="as declared")
+    written = _is_written(one.table, changes)
+    return replace(one, verdict="its SQL writes the table" if written else "undeclared")
 
 
 def _is_written(table: str, changes: Changes) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 from playbook import archive
 from playbook.apply import apply_plan
-from playbook.changes import count_changes, find_changes, judge, write_changes
+from playbook.changes import count_changes, find_changes, judge, with_sent, write_changes
 from playbook.errors import GuardRefused, MigrationFailed, PlaybookError
 from playbook.failures import WORDS, find_place, is_through, tell_failure
 from playbook.journal import Run
@@ -147,7 +147,8 @@ def compare_with_before(run: Run[Any]) -> Comparison | Note:
         run.keep("after", after)
         found = compare(before, after, names=(f"before the {run.runbook}", "after it"))
         found = count_changes(run.target, found, before, after, applied.steps, limits=limits)
-    return run.keep("comparison", judge(found, run.taken("changes", Changes)))
+        meant = with_sent(run.target, run.taken("changes", Changes), applied.steps)
+    return run.keep("comparison", judge(found, meant))
 
 
 def reading_of(run: Run[Any]) -> Reading:

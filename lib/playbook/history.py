@@ -119,7 +119,10 @@ READABLE = f"""
 SELECT c.relname,
        has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')
 FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-WHERE n.nspname = '{HISTORY_SCHEMA}' AND c.relname IN ('history', 'log') ORDER BY 1
+WHERE n.nspname = '{HISTORY_SCHEMA}' AND c.relname IN ('history', 'log')
+  -- A table of that name which somebody else made is not the history.
+  AND EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = c.oid AND a.attname = 'run_id')
+ORDER BY 1
 """
 HISTORY = f"""
 SELECT to_jsonb(h) FROM {HISTORY_SCHEMA}.history AS h ORDER BY started_at DESC, run_id DESC

@@ -287,6 +287,7 @@ class Alembic:
             rewritten=tuple(result["rewritten"]),
             transactional=result["transactional"],
             xids=tuple(result["xids"]),
+            wrote=tuple(result["wrote"]),
         )
 
     def stamp(self, revisions: Sequence[str], *, session: Mapping[str, str] | None = None) -> None:

@@ -18,6 +18,7 @@ from playbook.catalog import (
     relation_exists,
     standbys,
     table_names,
+    unreadable_tables,
     unvalidated_constraints,
 )
 from playbook.database import connect, lock_holder, settings_stick
@@ -181,7 +182,10 @@ def _version_table(connection: Connection, graph: RevisionGraph) -> Finding:
             disorder,
             f"Delete that row from {name}: `alembic current` then names the true revisions.",
         )
-    others = [table for table in table_names(connection) if table != name]
+    # Where env.py has found a revision there is a table, wherever this session looks for it.
+    # Another application's tables, which this role may not even read, are none of the project's.
+    foreign = {name, *unreadable_tables(connection)}
+    others = [t for t in table_names(connection) if t not in foreign and not graph.current]
     if others and not relation_exists(connection, graph.version_table_schema, graph.version_table):
         return Finding(
             "version-table",

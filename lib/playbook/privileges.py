@@ -94,9 +94,10 @@ WHERE NOT has_database_privilege(current_database(), 'CREATE')
 """
 
 # trusted: CREATE on the database is enough; superuser and not trusted: only a superuser.
+NOT_INSTALLED = ": this server does not have it"
 EXTENSIONS = f"""
 SELECT w.place, 'extension ' || w.name || CASE
-    WHEN v.needs_superuser IS NULL THEN ': this server does not have it'
+    WHEN v.needs_superuser IS NULL THEN '{NOT_INSTALLED}'
     WHEN v.needs_superuser AND NOT v.trusted THEN ': superuser'
     ELSE ': CREATE on the database' END
 FROM ({_WANTED}) AS w
@@ -134,6 +135,14 @@ def find_privileges(
     missing = (
         lacking_for(connection, sql, version_table) if sql else _owned_by_others(connection, tables)
     )
+    if missing and all(item.endswith(NOT_INSTALLED) for item in missing):
+        return Finding(
+            "privileges",
+            Severity.STOP,
+            "; ".join(missing),
+            "The server lacks the extension's files.",
+            "Install its package on the server; no privilege helps.",
+        )
     if missing:
         return Finding(
             "privileges",

@@ -186,6 +186,7 @@ def to_step(record: Any) -> StepResult:
     fields["locks"] = tuple((table, mode) for table, mode in fields["locks"])
     fields["rewritten"] = tuple(fields["rewritten"])
     fields["xids"] = tuple(fields.get("xids", ()))
+    fields["wrote"] = tuple(fields.get("wrote", ()))
     return StepResult(**fields)
 
 

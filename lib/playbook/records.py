@@ -383,7 +383,8 @@ class Difference:
     rows_by_run: int = -1
     """Those of them that the run's own transactions wrote; -1: not counted."""
     verdict: str = ""
-    """Of changed values: ``undeclared``, ``as declared`` or ``by others``; "": not judged."""
+    """Of changed values: ``undeclared``, ``as declared``, ``its SQL writes the table`` (of a
+    revision that declares nothing) or ``by others``; "": not judged."""
 
 
 @dataclass(frozen=True)
@@ -391,11 +392,13 @@ class Changes:
     """What a run's revisions mean to change.
 
     ``declared`` are tables and columns as the revision files write them; ``written`` are the
-    tables, ``schema.table``, that the SQL of those revisions names which declare nothing.
+    tables, ``schema.table``, that the SQL of those revisions names which declare nothing;
+    ``silent`` are those revisions.
     """
 
     declared: tuple[str, ...] = ()
     written: tuple[str, ...] = ()
+    silent: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -578,6 +581,8 @@ class StepResult:
     The last one also wrote the version table. Savepoints and autocommit statements have ids of
     their own, which are not here.
     """
+    wrote: tuple[str, ...] = ()
+    """Relations, ``schema.table``, that the statements which it sent name as written, sorted."""
 
 
 @dataclass(frozen=True)

@@ -59,19 +59,35 @@ TABLES = (
 )
 OWN_TRANSACTION = (
     "SELECT txid_current_if_assigned(), l.relation::bigint, l.mode, "
-    "pg_relation_filenode(l.relation)::bigint "
+    "pg_relation_filenode(l.relation)::bigint, current_schema()::text "
     "FROM (SELECT) AS one LEFT JOIN pg_locks AS l ON l.pid = pg_backend_pid() "
     "AND l.locktype = 'relation' AND l.granted "
     "AND l.mode <> 'SIReadLock'"  # of a SERIALIZABLE transaction: it blocks nobody
 )
 """In one round trip and of the locked relations only, as the application waits meanwhile. The id
 is NULL for a transaction that has written nothing, the file number for a dropped relation."""
+VERSION_TABLE_SCHEMA = (
+    "SELECT coalesce((SELECT n.nspname FROM pg_class AS c JOIN pg_namespace AS n "
+    "ON n.oid = c.relnamespace WHERE c.relname = :name AND pg_table_is_visible(c.oid)), "
+    "current_schema())::text"
+)
+"""By env.py's own search path, which may be another than the playbook's sessions have."""
 IDLE = 0
 """libpq's PQTRANS_IDLE: no transaction is open."""
 LIMITS = ("lock_timeout", "statement_timeout")
 """Settings that a project may make stricter than the run's, and not laxer."""
 LIMIT_CHANGE = re.compile(r"lock_timeout|statement_timeout|\bRESET\b|\bDISCARD\b", re.IGNORECASE)
 CONCURRENTLY = re.compile(r"\bCONCURRENTLY\b", re.IGNORECASE)
+_PART = r'(?:"(?:[^"]|"")+"|[^\W\d][\w$]*)'
+_SPACE = r"(?:\s|--[^\n]*\n|/\*.*?\*/)*"
+_WRITE = (
+    r"(?:(?:UPDATE|DELETE\s+FROM|TRUNCATE(?:\s+TABLE)?)\s+(?:ONLY\s+)?|(?:INSERT|MERGE)\s+INTO\s+"
+    r"|COPY\s+(?=[^(]+(?:\([^)]*\)\s*)?FROM\b))(%s(?:\s*\.\s*%s)*)" % (_PART, _PART)
+)
+BEGINS_WITH = re.compile(_SPACE + r"WITH\b", re.IGNORECASE | re.DOTALL)
+WRITE = re.compile(_SPACE + _WRITE, re.IGNORECASE | re.DOTALL)
+WRITE_IN_WITH = re.compile(r"[()]" + _SPACE + _WRITE, re.IGNORECASE | re.DOTALL)
+"""How statements that write rows begin, also within WITH, and the table that they name."""
 LOCK_MODES = (
     "AccessShareLock",
     "RowShareLock",
@@ -109,6 +125,8 @@ class Observer:
         self.locks: dict[str, str] = {}
         self.rewritten: set[str] = set()
         self.xids: list[int] = []
+        self.written: set[str] = set()
+        self.wrote: set[str] = set()
         self.statements = 0
         self.outside_transaction = False
         self.last_statement = ""
@@ -129,6 +147,7 @@ class Observer:
         """Forget the last request; use these session settings from now on."""
         self.session.update(session)
         self.tables, self.locks, self.rewritten, self.xids = {}, {}, set(), []
+        self.written, self.wrote = set(), set()
         self.statements, self.outside_transaction, self.last_statement = 0, False, ""
         self.record, self.recording = record, False
         self.autocommit, self.limited, self.before_concurrently = False, False, {}
@@ -174,6 +193,7 @@ class Observer:
                 self.give_time(raw)
         text = statement
         if self.recording:
+            self.written |= names_written(statement)
             text = with_values(cursor, statement, parameters, context, executemany)
         shown = text if self.record else text[:400]
         self.emit(
@@ -233,14 +253,20 @@ class Observer:
         raw = connection.connection
         rows = query(raw, OWN_TRANSACTION)
         self.xids += [int(rows[0][0])] if rows[0][0] else []
-        for _, oid, mode, filenode in rows:
+        written_here = set()
+        for _, oid, mode, filenode, _ in rows:
             name, before = self.tables.get(int(oid or 0), ("", 0))
             if not name:
                 continue
             if LOCK_MODES.index(mode) >= LOCK_MODES.index(self.locks.get(name, mode)):
                 self.locks[name] = mode
+            if LOCK_MODES.index(mode) >= LOCK_MODES.index("RowExclusiveLock"):
+                written_here.add(name)
             if filenode and int(filenode) != before:
                 self.rewritten.add(name)
+        for name in self.written:
+            self.wrote |= resolve(name, rows[0][4] or "", written_here)
+        self.written = set()
         if self.outside_transaction:  # what was rewritten there is locked no more
             self.compare_files(raw)
 
@@ -258,8 +284,39 @@ class Observer:
             "locks": sorted(self.locks.items()),
             "rewritten": sorted(self.rewritten),
             "xids": self.xids,
+            "wrote": sorted(self.wrote),
             "transactional": not self.outside_transaction,
         }
+
+
+@functools.lru_cache(maxsize=256)
+def names_written(statement: str) -> frozenset[str]:
+    """Return the tables that a statement says it writes rows to, ``table`` or ``schema.table``.
+
+    By how it begins: a loop may send 100,000 of them. Of several in one text the first counts.
+    """
+    if BEGINS_WITH.match(statement):
+        return frozenset(plain_name(name) for name in WRITE_IN_WITH.findall(statement))
+    found = WRITE.match(statement)
+    return frozenset({plain_name(found.group(1))} if found else ())
+
+
+def plain_name(written: str) -> str:
+    """Return a name in SQL as the catalogs have it: unquoted, in lower case unless quoted."""
+    parts = [
+        part[1:-1].replace('""', '"').replace("%%", "%") if part[0] == '"' else part.lower()
+        for part in re.findall(_PART, written)
+    ]
+    return ".".join(parts[-2:])
+
+
+def resolve(name: str, schema: str, locked: set[str]) -> set[str]:
+    """Return which tables a name means: of those locked for writing the current schema's first."""
+    if "." in name:
+        return {name}
+    own = "%s.%s" % (schema, name)
+    seen = {table for table in locked if table.split(".", 1)[1] == name}
+    return {own} if own in seen or not seen else seen
 
 
 def query(dbapi_connection: Any, sql: str) -> list[Any]:
@@ -304,7 +361,8 @@ def with_values(
     if not parameters and options.get("no_parameters"):
         return statement
     # Even without values the driver makes "%" of "%%".
-    rows = parameters if executemany else [parameters]
+    # SQLAlchemy 2 sends many rows by one INSERT (insertmanyvalues): executemany, and one mapping.
+    rows = parameters if executemany and isinstance(parameters, list) else [parameters]
     texts = [cursor.mogrify(statement, row) for row in rows]
     return ";\n".join(t.decode() if isinstance(t, bytes) else t for t in texts)
 
@@ -362,7 +420,7 @@ class Runner:
             found.update(
                 current=list(heads),
                 version_table=context.version_table,
-                version_table_schema=context.version_table_schema or "",
+                version_table_schema=context.version_table_schema or schema_seen(context),
             )
             return []
 
@@ -409,6 +467,8 @@ class Runner:
         pieces = []
 
         def render(heads: tuple[str, ...], context: MigrationContext) -> Iterator[Any]:
+            # No driver takes this text: it is read, and run by psql, where "%%" is two of them.
+            context.dialect.identifier_preparer._double_percents = False
             for step in self.steps(request, tuple(request["current"])):
                 start = self.buffer.tell()
                 yield step
@@ -536,6 +596,14 @@ class Runner:
         )
         operations = context.generated_revisions[-1].upgrade_ops_list
         return [line for ops in operations for line in flatten(ops.as_diffs())]
+
+
+def schema_seen(context: MigrationContext) -> str:
+    """Return where env.py's session finds the version table, or would make it; "" for public."""
+    connection: Any = context.connection
+    name = {"name": context.version_table}
+    found = connection.execute(sqlalchemy.text(VERSION_TABLE_SCHEMA), name).scalar()
+    return str(found) if found and found != "public" else ""
 
 
 def append_rows(path: str, rows: Iterable[tuple[Any, ...]]) -> None:

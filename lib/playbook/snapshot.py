@@ -24,7 +24,7 @@ import psycopg2.extensions
 from psycopg2 import sql
 from psycopg2.extensions import connection as Connection
 
-from playbook.catalog import table_columns, table_names, table_storage
+from playbook.catalog import table_columns, table_names, table_storage, unreadable_tables
 from playbook.database import Row, connect, fetch, fetch_value, identifier
 from playbook.errors import CannotConnect, PlaybookError
 from playbook.fingerprints import TEXT_FORMS, Columns, form_of, statistics, statistics_query
@@ -55,6 +55,7 @@ one session or two, 8 of 40 MB 1.02 s by one and 0.69 s by two.
 QUIET_S = 2.0
 """How long nothing is said of reading that goes on, and then how often something is."""
 OUT_OF_TIME = "not read: time budget"
+NOT_ALLOWED = "not read: no SELECT on it"
 
 MOMENT = """
 SELECT current_database(), pg_snapshot_xmax(pg_current_snapshot())::text::bigint,
@@ -85,6 +86,7 @@ class _Task:
     columns: Columns
     storage: TableStorage
     share: float
+    is_readable: bool = True
 
 
 def reading(sample_above: str, time_budget: str) -> Reading:
@@ -177,9 +179,11 @@ def _tasks(
     """Return what is to be read: the largest table first, under a time budget the smallest."""
     columns, storage = table_columns(connection), table_storage(connection)
     earlier = {t.name: t.share for t in like.tables} if like else {}
+    closed = set(unreadable_tables(connection))
     tasks = [
         _Task(
-            name, columns[name], where, min(_share(where, limits), earlier.get(name) or 1.0)
+            name, columns[name], where, min(_share(where, limits), earlier.get(name) or 1.0),
+            name not in closed,
         )
         for name, where in storage.items()
         if name in columns and name not in except_tables
@@ -253,9 +257,14 @@ class _Work:
                 task = self.waiting.popleft()
             except IndexError:
                 return
-            self.found.append(self._read(session, task))
+            try:
+                self.found.append(self._read(session, task))
+            except psycopg2.errors.UndefinedTable:  # dropped since its name was read
+                self.number -= 1
 
     def _read(self, session: Connection, task: _Task) -> TableSnapshot:
+        if not task.is_readable:
+            return self._unread(task, NOT_ALLOWED)
         schema, table = task.name.split(".", 1)
         query = statistics_query(
             task.name,
@@ -267,14 +276,17 @@ class _Work:
         )
         row = self._ask(session, query)
         if row is None:
-            columns = [ColumnSnapshot(c, type_, null, -1, "") for c, type_, null, _ in task.columns]
-            found = TableSnapshot(schema, table, -1, tuple(columns), OUT_OF_TIME, 0.0)
-        else:
-            rows, columns = statistics(row, task.columns)
-            found = TableSnapshot(schema, table, rows, tuple(columns), share=task.share)
-            if task.share < 1:
-                found = self._count_sampled(session, task, found)
+            return self._unread(task, OUT_OF_TIME)
+        rows, columns = statistics(row, task.columns)
+        found = TableSnapshot(schema, table, rows, tuple(columns), share=task.share)
+        if task.share < 1:
+            found = self._count_sampled(session, task, found)
         return replace(found, file=task.storage.file)
+
+    def _unread(self, task: _Task, why: str) -> TableSnapshot:
+        schema, table = task.name.split(".", 1)
+        columns = [ColumnSnapshot(c, type_, null, -1, "") for c, type_, null, _ in task.columns]
+        return TableSnapshot(schema, table, -1, tuple(columns), why, 0.0, task.storage.file)
 
     def _count_sampled(
         self, session: Connection, task: _Task, found: TableSnapshot
@@ -286,21 +298,25 @@ class _Work:
         return replace(found, rows=row[0] if row else -1, coverage=coverage)
 
     def _ask(self, session: Connection, query: sql.Composable) -> Row | None:
-        """Return the query's only row, or None if the time budget does not suffice."""
-        if self.deadline is None:
-            return fetch(session, query)[0]
-        left_s = self.deadline - time.monotonic()
-        if left_s <= 0:
+        """Return the query's only row, or None if the time budget does not suffice.
+
+        Raises:
+            UndefinedTable: there is no such table any more; the session goes on.
+        """
+        left_s = None if self.deadline is None else self.deadline - time.monotonic()
+        if left_s is not None and left_s <= 0:
             return None
         with session.cursor() as cursor:
             cursor.execute("SAVEPOINT ask")
-            limit = str(max(1, int(left_s * 1000)))
+            limit = str(max(1, int(left_s * 1000))) if left_s is not None else "0"
             cursor.execute("SELECT set_config('statement_timeout', %s, true)", (limit,))
             try:
                 cursor.execute(query)
                 row: Row = cursor.fetchone() or ()
-            except psycopg2.errors.QueryCanceled:
+            except (psycopg2.errors.QueryCanceled, psycopg2.errors.UndefinedTable) as error:
                 cursor.execute("ROLLBACK TO SAVEPOINT ask")
+                if left_s is None or isinstance(error, psycopg2.errors.UndefinedTable):
+                    raise
                 return None
             # The limit goes as well: it was set inside the savepoint.
             cursor.execute("ROLLBACK TO SAVEPOINT ask")
@@ -361,10 +377,11 @@ def _xid(xid: int) -> sql.Composable:
 
 
 def holds_rows(target: Target, *, except_tables: Sequence[str] = ()) -> bool:
-    """Say whether any user table has a row, leaving some out; stops at the first."""
+    """Say whether any user table that this role may read has a row; stops at the first."""
     query = sql.SQL("SELECT EXISTS (SELECT FROM {})")
     with connect(target, read_only=True) as connection:
-        names = [name for name in table_names(connection) if name not in except_tables]
+        left_out = {*except_tables, *unreadable_tables(connection)}
+        names = [name for name in table_names(connection) if name not in left_out]
         return any(fetch(connection, query.format(identifier(n)))[0][0] for n in names)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from playbook.changes import count_changes, judge, read_changes, undeclared
+from playbook.changes import count_changes, judge, read_changes, undeclared, with_sent
 from playbook.charts import Chart
 from playbook.errors import SettingsError, VerifyFailed
 from playbook.journal import Run
@@ -127,7 +127,8 @@ def compare_data(run: Run[Parameters]) -> Comparison | Note:
     found = compare(before, now, names=(f"before the {receipt.runbook}", "now"))
     limits = _limits(run)
     found = count_changes(run.target, found, before, now, receipt.steps, limits=limits)
-    return run.keep("comparison", judge(found, read_changes(receipt.directory)))
+    meant = with_sent(run.target, read_changes(receipt.directory), receipt.steps)
+    return run.keep("comparison", judge(found, meant))
 
 
 def show_chart(run: Run[Parameters]) -> Chart:

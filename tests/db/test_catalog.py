@@ -135,3 +135,40 @@ def test_relation_is_found_under_its_own_name_alone(odd_database: Target, name: 
         assert catalog.relation_exists(connection, "public", name)
         assert not catalog.relation_exists(connection, "other", name)
         assert not catalog.relation_exists(connection, "", f"{name}x")
+
+
+def test_relations_in_a_schema_that_this_role_may_not_use_are_looked_up_without_an_error(
+    fresh_database: Target,
+) -> None:
+    role = fresh_database.database
+    with connect(fresh_database) as connection:
+        connection.cursor().execute(
+            "CREATE SCHEMA closed; CREATE TABLE closed.t (x int); CREATE TABLE u (x int);"
+            f"CREATE VIEW v AS SELECT * FROM u; CREATE ROLE {role} LOGIN"
+        )
+    try:
+        with connect(fresh_database.with_conninfo(user=role)) as connection:
+            found = catalog.stored_in(connection, ["closed.t", "public.v", "public.nowhere"])
+            closed = catalog.unreadable_tables(connection)
+    finally:
+        with connect(fresh_database) as connection:
+            connection.cursor().execute(f"DROP ROLE {role}")
+
+    assert found == ["closed.t", "public.u"]
+    assert closed == ["closed.t", "public.u"]
+
+
+def test_tables_made_or_dropped_between_two_questions_are_left_out(
+    fresh_database: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with connect(fresh_database) as connection:
+        connection.cursor().execute("CREATE TABLE a (x int); CREATE TABLE late (x int)")
+        monkeypatch.setattr(catalog, "table_names", lambda connection: ["public.a"])
+        columns = catalog.table_columns(connection)
+        gone = "SELECT 'public', 'gone', 0, NULL::bigint, NULL::bigint UNION ALL "
+        sizes = catalog.TABLE_SIZES.rpartition("ORDER BY")[0]
+        monkeypatch.setattr(catalog, "TABLE_SIZES", f"{gone}{sizes}")
+        measured = catalog.table_sizes(connection)
+
+    assert list(columns) == ["public.a"]
+    assert [size.table for size in measured] == ["a", "late"]

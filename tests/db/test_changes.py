@@ -13,7 +13,7 @@ from builders import TABLE, Project, Script, execute
 from playbook import rollback, upgrade, verify
 from playbook.database import connect
 from playbook.errors import SettingsError, VerifyFailed
-from playbook.records import Comparison, Difference
+from playbook.records import Comparison, Difference, Plan
 from playbook.targets import Target
 from steps import Namespace, at, go, runs
 
@@ -53,6 +53,25 @@ SILENT = {
     "an UPDATE beside what is declared": BESIDE_A_DECLARATION,
     "an UPDATE where nothing is declared to change": AGAINST_NOTHING,
 }
+
+
+ORM = """
+from sqlalchemy.orm import Session, declarative_base
+class T(declarative_base()):
+    __tablename__ = 't'
+    id = sa.Column(sa.Integer, primary_key=True)
+    note = sa.Column(sa.Text)
+session = Session(bind=op.get_bind())
+for one in session.query(T).filter(T.id > 990):
+    one.note = one.note.upper()
+session.flush()
+"""
+LOOP = """
+connection = op.get_bind()
+for id, note in connection.execute(sa.text("SELECT id, note FROM t WHERE id > 990")).fetchall():
+    connection.execute(sa.text('UPDATE ONLY "t" SET note = upper(:note) WHERE id = :id'),
+                       {"note": note, "id": id})
+"""
 
 
 def changed(comparison: Comparison) -> dict[str, Difference]:
@@ -103,10 +122,10 @@ def test_undeclared_change_fails_the_upgrade_after_it_is_done_and_verify_against
     [
         (declaring("t.note because it was wrong", DAMAGE), "as declared"),
         (declaring("public.t", f"DO $$BEGIN {DAMAGE}; END$$"), "as declared"),
-        (Script(execute(DAMAGE)), "as declared"),
+        (Script(execute(DAMAGE)), "its SQL writes the table"),
         (
             Script(execute(f"WITH w AS ({DAMAGE} RETURNING id) SELECT count(*) FROM w")),
-            "as declared",
+            "its SQL writes the table",
         ),
     ],
     ids=["the column is declared", "the table is declared", "the SQL names the table", "in WITH"],
@@ -122,6 +141,41 @@ def test_change_that_is_meant_passes_and_is_shown_with_its_rows(
     found = changed(go(verify, namespace, before="show_chart").taken("comparison", Comparison))
     assert [(d.rows_written, d.rows_by_run, d.verdict) for d in found.values()] == [(1, 1, verdict)]
     assert go(verify, namespace).outcome == "succeeded"
+
+
+@pytest.mark.parametrize("body", [ORM, LOOP], ids=["the ORM", "a loop of UPDATEs"])
+def test_change_that_python_makes_for_each_row_that_it_reads_is_known_by_what_it_sent(
+    small: Callable[..., Namespace], body: str
+) -> None:
+    namespace = small({"a1": base(1000), "b2": Script(body)})
+
+    run = go(upgrade, namespace, before="check_data")
+
+    assert run.taken("plan", Plan).method == "observed"
+    assert "upper" not in run.taken("plan", Plan).steps[0].sql
+    (found,) = changed(run.taken("comparison", Comparison)).values()
+    assert (found.rows_by_run, found.verdict) == (10, "its SQL writes the table")
+    assert go(verify, namespace).outcome == "succeeded"
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        Script(LOOP + execute("DO $$BEGIN UPDATE other SET x = 5; END$$")),
+        Script(f"# playbook: changes nothing\n{LOOP}"),
+    ],
+    ids=["a DO block beside it", "it declares to change nothing"],
+)
+def test_what_an_observed_revision_changes_without_a_statement_of_its_own_is_undeclared(
+    small: Callable[..., Namespace], script: Script
+) -> None:
+    namespace = small({"a1": base(1000), "b2": script})
+
+    with pytest.raises(VerifyFailed, match=r"declares: public\.(other\.x|t\.note) \(1"):
+        go(upgrade, namespace)
+
+    with pytest.raises(VerifyFailed, match="changed and not declared"):
+        go(verify, namespace)
 
 
 def test_change_by_others_is_told_apart_from_the_run_s(
@@ -167,7 +221,7 @@ def test_writes_through_a_view_and_to_a_partition_count_for_their_table(
     outcome = go(upgrade, namespace)
 
     assert [s for s in outcome.next_steps if "by others" in s] == []
-    assert sum("(as declared)" in step for step in outcome.next_steps) == 2
+    assert sum("(its SQL writes the table)" in step for step in outcome.next_steps) == 2
 
 
 def test_rollback_shows_what_it_changed_undeclared_and_goes_through(

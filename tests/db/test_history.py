@@ -37,7 +37,16 @@ from steps import Namespace, at, go, history, runs
 Small = Callable[..., Namespace]
 START = datetime(2026, 1, 1, 12, 30, 0, 123456, tzinfo=UTC)
 STEP = StepResult(
-    "b2", "upgrade", 1e-07, 1, 2, (("public.文書", "ShareLock"),), (), True, (2**63 - 1,)
+    "b2",
+    "upgrade",
+    1e-07,
+    1,
+    2,
+    (("public.文書", "ShareLock"),),
+    (),
+    True,
+    (2**63 - 1,),
+    ("public.文書",),
 )
 RECEIPT = Receipt(
     run_id="r", runbook="upgrade", target="t", database="d", outcome="running", started_at=START,
@@ -623,3 +632,14 @@ def test_contention_on_a_target_without_a_history_makes_none(
     with connect(fresh_database) as connection:
         assert fetch_value(connection, "SELECT to_regnamespace('playbook') IS NULL")
     assert asdict(receipts_of(namespace, fresh_database)[0])["outcome"] == "refused"
+
+
+def test_foreign_table_of_the_history_s_name_stops_no_runbook_that_reads(
+    small: Small, fresh_database: Target
+) -> None:
+    namespace = small({"a1": TABLE}, to="")
+    sql(fresh_database, "CREATE SCHEMA playbook", "CREATE TABLE playbook.history (day date)")
+
+    assert go(status, namespace).outcome == "succeeded"
+    with connect(fresh_database) as connection:
+        assert read_history(connection) == History(())

@@ -523,3 +523,64 @@ def test_runner_is_written_for_old_interpreters() -> None:
     import playbook.migrate
 
     ast.parse(playbook.migrate.RUNNER.read_text(), feature_version=(3, 8))
+
+
+OWN_PATH = """
+from alembic import context
+from sqlalchemy import NullPool, create_engine, text
+url = context.config.get_main_option("sqlalchemy.url")
+with create_engine(url, poolclass=NullPool).connect() as connection:
+    connection.execute(text("SET search_path TO app"))
+    connection.commit()
+    context.configure(connection=connection)
+    with context.begin_transaction():
+        context.run_migrations()
+"""
+
+
+def test_version_table_is_found_by_the_search_path_that_env_py_sets(
+    staging: Staging, fresh_database: Target
+) -> None:
+    with connect(fresh_database) as connection:
+        connection.cursor().execute("CREATE SCHEMA app")
+    with opened(staging(TWO, env=OWN_PATH), fresh_database) as alembic:
+        before = alembic.graph()
+        run(alembic)
+        after = alembic.graph()
+
+    assert (before.version_table_schema, before.current) == ("app", ())
+    assert (after.version_table_schema, after.current) == ("app", ("a1",))
+
+
+@pytest.mark.parametrize(
+    ("statement", "wrote"),
+    [
+        ("UPDATE t SET x = 1", "public.t"),
+        ("-- why\n  /* and */ update ONLY s.T SET x = 1", "s.t"),
+        ('INSERT INTO "Odd ""one" VALUES (1)', 'public.Odd "one'),
+        ('DELETE FROM s."T"', "s.T"),
+        ("TRUNCATE TABLE t", "public.t"),
+        ("WITH w AS (SELECT 1) UPDATE t SET x = 1", "public.t"),
+        ("WITH w AS (DELETE FROM t RETURNING *) SELECT count(*) FROM w", "public.t"),
+        ("UPDATE far SET x = 1", "s.far"),
+        ("DO $$BEGIN UPDATE t SET x = 1; END$$", ""),
+        ("SELECT * FROM t FOR UPDATE", ""),
+        ("SELECT f()", ""),
+        ("COPY t TO '/dev/null'", ""),
+    ],
+)
+def test_step_tells_the_tables_that_its_statements_write(
+    staging: Staging, fresh_database: Target, statement: str, wrote: str
+) -> None:
+    with connect(fresh_database) as connection:
+        connection.cursor().execute(
+            'CREATE SCHEMA s; CREATE TABLE t (x int); CREATE TABLE s.t (x int); CREATE TABLE s."T" '
+            '(x int); CREATE TABLE "Odd ""one" (x int); CREATE TABLE s.far (x int);'
+            "CREATE FUNCTION f() RETURNS void LANGUAGE sql AS 'UPDATE t SET x = 1';"
+            "DO $$BEGIN EXECUTE format('ALTER DATABASE %I SET search_path = public, s', "
+            "current_database()); END$$"
+        )
+    with opened(staging({"a1": Script(execute(statement))}), fresh_database) as alembic:
+        result = alembic.run(step_of(alembic), expected_current=(), session={})
+
+    assert set(result.wrote) - {"public.alembic_version"} == ({wrote} if wrote else set())

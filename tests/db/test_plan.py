@@ -17,7 +17,7 @@ from builders import (
     Script,
     execute,
 )
-from playbook.database import connect, server_info
+from playbook.database import connect, fetch, server_info
 from playbook.dump import dump_schema, find_client_tools
 from playbook.errors import MigrationFailed, SettingsError
 from playbook.migrate import Alembic
@@ -236,3 +236,57 @@ def test_place_that_a_plan_promises_is_the_place_that_alembic_reaches_with_a_dep
 
     with opened(target) as (_, graph):
         assert sorted(graph.current) == sorted(made.to_revisions)
+
+
+PERCENT = Script(
+    """
+op.execute("UPDATE c SET note = 'ab' WHERE note LIKE 'a%'")
+op.add_column('c', sa.Column('50%', sa.Text, server_default='5%'))
+op.execute("INSERT INTO c (id, note) VALUES (2, '100%')")
+"""
+)
+
+
+def test_percent_signs_are_single_in_sql_made_offline_which_psql_runs_alike(
+    staging: Staging, copies: list[Target], run_psql: Callable[..., object]
+) -> None:
+    table = Script("op.create_table('c', sa.Column('id', sa.Integer), sa.Column('note', sa.Text))")
+    project = staging({"a1": table, "b2": PERCENT})
+    by_alembic, by_psql = (project.target(copy) for copy in copies[:2])
+
+    made = plan(by_alembic)
+    apply(by_alembic, made)
+    done = run_psql(by_psql, f'{made.sql}\nSELECT note, "50%" FROM c;')
+
+    assert made.method == "offline"
+    assert "LIKE 'a%'" in made.sql
+    assert "%%" not in made.sql
+    assert done.stdout.endswith("\n100%|5%\n"), done  # type: ignore[attr-defined]
+    assert schema(by_psql) == schema(by_alembic)
+    with connect(by_alembic) as connection:
+        assert fetch(connection, 'SELECT note, "50%" FROM c') == [("100%", "5%")]
+
+
+BULK = """
+op.get_bind().execute(sa.text("SELECT 1")).scalar_one()
+op.bulk_insert(sa.table('c', sa.column('id', sa.Integer), sa.column('note', sa.Text)),
+               [{'id': i, 'note': "%s it's " + str(i)} for i in range(1, 4)])
+"""
+
+
+def test_rows_of_bulk_insert_are_observed_with_their_values(
+    staging: Staging, copies: list[Target], run_psql: Callable[..., object]
+) -> None:
+    table = Script("op.create_table('c', sa.Column('id', sa.Integer), sa.Column('note', sa.Text))")
+    project = staging({"a1": table, "b2": Script(BULK)})
+    by_alembic, by_psql = (project.target(copy) for copy in copies[:2])
+
+    made = plan(by_alembic)
+    apply(by_alembic, made)
+    done = run_psql(by_psql, f"{made.sql}\nSELECT string_agg(note, ',' ORDER BY id) FROM c;")
+
+    rows = [(i, f"%s it's {i}") for i in range(1, 4)]
+    assert made.method == "observed"
+    assert done.stdout.endswith("\n" + ",".join(n for _, n in rows) + "\n"), done  # type: ignore[attr-defined]
+    with connect(by_alembic) as connection:
+        assert fetch(connection, "SELECT id, note FROM c ORDER BY id") == rows

@@ -552,3 +552,29 @@ def test_killed_run_is_told_with_what_was_under_way_and_what_goes_on(
     found = ask(fresh_database, receipts=[replace(killed, **changes)])["last-run"]  # type: ignore[arg-type]
 
     assert says in f"{found.detail} {found.remedy}"
+
+
+def test_version_table_that_env_py_has_found_is_not_looked_for_again(
+    fresh_database: Target,
+) -> None:
+    execute(fresh_database, "CREATE TABLE t (x int)")
+
+    found = ask(fresh_database, make_graph("a", current=("a",)))["version-table"]
+
+    assert found.severity is Severity.OK
+
+
+def test_tables_that_this_role_may_not_read_ask_for_no_stamp(weak: Target) -> None:
+    execute(weak.with_conninfo(user="postgres"), "DROP TABLE alembic_version")
+
+    assert ask(weak, make_graph("a"))["version-table"].severity is Severity.OK
+
+
+def test_extension_that_the_server_lacks_is_no_matter_of_privileges(fresh_database: Target) -> None:
+    found = ask(fresh_database, sql="CREATE EXTENSION nowhere;")["privileges"]
+
+    assert (found.severity, found.detail) == (
+        Severity.STOP,
+        "The server lacks the extension's files.",
+    )
+    assert "Install" in found.remedy

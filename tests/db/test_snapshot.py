@@ -15,6 +15,7 @@ from playbook.database import connect, fetch
 from playbook.errors import PlaybookError
 from playbook.records import Snapshot
 from playbook.snapshot import (
+    EVERYTHING,
     Reading,
     count_rows,
     count_written_after,
@@ -25,6 +26,7 @@ from playbook.snapshot import (
     write_snapshot,
 )
 from playbook.targets import Target, load_target
+from playbook.verification import compare
 from servers import PrivateServer
 
 TYPES = {
@@ -494,3 +496,56 @@ def test_reading_that_takes_long_says_how_far_it_is(
     take_snapshot(fresh_database, (), jobs=2, on_progress=said.append)
 
     assert "reading tables: 6 of 7 done" in said
+
+
+@pytest.mark.parametrize("limits", [EVERYTHING, Reading(budget_s=60)], ids=["no limit", "a budget"])
+def test_table_dropped_while_others_are_read_is_left_out(
+    fresh_database: Target, monkeypatch: pytest.MonkeyPatch, limits: Reading
+) -> None:
+    sql(
+        fresh_database, "CREATE TABLE a (x int)", "CREATE TABLE b (x int)", "CREATE TABLE c (x int)"
+    )
+    own = snapshots.statistics_query
+
+    def query_after_drop(name: str, *arguments: object, **options: object) -> object:
+        if name == "public.b":
+            sql(fresh_database, "DROP TABLE b")
+        return own(name, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(snapshots, "statistics_query", query_after_drop)
+
+    found = take_snapshot(fresh_database, (), limits=limits)
+
+    assert [table.name for table in found.tables] == ["public.a", "public.c"]
+
+
+def test_table_that_this_role_may_not_read_is_named_and_the_others_are_read(
+    fresh_database: Target,
+) -> None:
+    role = fresh_database.database
+    sql(
+        fresh_database, f"CREATE ROLE {role} LOGIN", f"CREATE SCHEMA app AUTHORIZATION {role}",
+        "CREATE SCHEMA other", "CREATE TABLE other.t (x int)", "INSERT INTO other.t VALUES (1)",
+        "CREATE TABLE public.t (x int)", "INSERT INTO public.t VALUES (1)",
+        f"CREATE TABLE app.t (x int); ALTER TABLE app.t OWNER TO {role}",
+    )  # fmt: skip
+    weak = fresh_database.with_conninfo(user=role)
+    try:
+        before = take_snapshot(weak, ())
+        empty = holds_rows(weak)
+        sql(fresh_database, "INSERT INTO app.t VALUES (1)")
+        after = take_snapshot(weak, ())
+        full = holds_rows(weak)
+    finally:
+        sql(fresh_database, f"DROP OWNED BY {role} CASCADE", f"DROP ROLE {role}")
+
+    assert {t.name: (t.rows, t.coverage) for t in before.tables} == {
+        "app.t": (0, ""),
+        "other.t": (-1, "not read: no SELECT on it"),
+        "public.t": (-1, "not read: no SELECT on it"),
+    }
+    compared = compare(before, after, names=("before", "after")).differences
+    assert [(d.table, d.kind) for d in compared if not d.column] == [
+        ("app.t", "rows changed"), ("other.t", "not compared"), ("public.t", "not compared"),
+    ]  # fmt: skip
+    assert (empty, full) == (False, True)
