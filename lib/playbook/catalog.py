@@ -19,12 +19,15 @@ from playbook.records import Blocker, InvalidIndex, TableSize, UnvalidatedConstr
 __all__ = [
     "HISTORY_SCHEMA",
     "TableColumns",
+    "count_large_objects",
     "droppable_schemas",
     "generated_columns",
     "holders",
+    "installed_extensions",
     "invalid_indexes",
     "may_create_schema",
     "missing_privileges",
+    "needed_roles",
     "open_transactions",
     "parents_first",
     "prepared_transactions",
@@ -338,3 +341,37 @@ def relation_exists(connection: Connection, schema: str, name: str) -> bool:
 def _blocker(row: tuple[object, ...]) -> Blocker:
     pid, user, application, state, query, age_s, tables = row
     return Blocker(pid, user, application, state, query, age_s, tuple(tables))  # type: ignore[arg-type]
+
+
+def count_large_objects(connection: Connection) -> int:
+    """Return how many large objects the database has.
+
+    Source: pg_largeobject_metadata, readable by every role.
+    """
+    return int(fetch_value(connection, "SELECT count(*) FROM pg_largeobject_metadata"))
+
+
+def installed_extensions(connection: Connection) -> list[str]:
+    """Return the extensions besides PL/pgSQL, which every database has, with versions, sorted."""
+    query = """
+        SELECT extname || ' ' || extversion FROM pg_extension WHERE extname <> 'plpgsql' ORDER BY 1
+    """
+    return [row[0] for row in fetch(connection, query)]
+
+
+def needed_roles(connection: Connection) -> list[str]:
+    """Return the roles that objects of this database refer to, sorted.
+
+    Owners, grantees, roles of policies and of default privileges; the bootstrap superuser, whom
+    PostgreSQL does not record, is left out.
+
+    Source: pg_shdepend.
+    """
+    query = """
+        SELECT DISTINCT r.rolname::text FROM pg_shdepend AS d
+        JOIN pg_roles AS r ON r.oid = d.refobjid
+        WHERE d.refclassid = 'pg_authid'::regclass
+          AND d.dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+        ORDER BY 1
+    """
+    return [row[0] for row in fetch(connection, query)]

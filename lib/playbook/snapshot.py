@@ -25,11 +25,13 @@ from playbook.records import ColumnSnapshot, Snapshot, TableSnapshot
 from playbook.targets import Target
 
 __all__ = [
+    "TEXT_FORMS",
     "count_rows",
     "count_written_after",
     "count_written_by",
     "holds_rows",
     "read_snapshot",
+    "read_tables",
     "take_snapshot",
     "write_snapshot",
     "written_since",
@@ -81,16 +83,27 @@ def take_snapshot(
         connection.set_session(
             isolation_level=psycopg2.extensions.ISOLATION_LEVEL_REPEATABLE_READ, readonly=True
         )
-        columns = table_columns(connection)
-        names = [name for name in columns if name not in except_tables]
-        tables = [_table(connection, name, columns, fingerprints) for name in names]
+        tables = read_tables(connection, except_tables=except_tables, fingerprints=fingerprints)
         database = fetch(connection, "SELECT current_database()")[0][0]
     return Snapshot(
         database=database,
         taken_at=datetime.now(UTC).isoformat(timespec="seconds"),
         revisions=tuple(revisions),
-        tables=tuple(tables),
+        tables=tables,
     )
+
+
+def read_tables(
+    connection: Connection, *, except_tables: Sequence[str] = (), fingerprints: bool = True
+) -> tuple[TableSnapshot, ...]:
+    """Count and fingerprint every user table in a connection's own transaction.
+
+    Args:
+        connection: with the settings `TEXT_FORMS`, in a REPEATABLE READ transaction.
+    """
+    columns = table_columns(connection)
+    names = [name for name in columns if name not in except_tables]
+    return tuple(_table(connection, name, columns, fingerprints) for name in names)
 
 
 def count_rows(connection: Connection, tables: Sequence[str]) -> dict[str, int]:

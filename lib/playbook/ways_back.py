@@ -168,10 +168,15 @@ def _restore(plan: Plan, facts: Facts) -> WayBack:
     return WayBack(
         "restore",
         f"all that was written in any table since {moment(facts.backup.started_at)}{since}",
-        f"about {seconds(facts.backup.duration_s)}, as long as the backup took: "
-        f"{short_path(facts.backup.directory, 1)}",
+        f"{_restore_time(facts.backup)}: {short_path(facts.backup.directory, 1)}",
         right_when,
     )
+
+
+def _restore_time(backup: BackupManifest) -> str:
+    if backup.restore_s:
+        return f"{seconds(backup.restore_s)} when it was proven by a restore"
+    return f"about {seconds(backup.duration_s)}, as long as the backup took"
 
 
 def _forward() -> WayBack:
