@@ -28,8 +28,9 @@ from playbook.catalog import (
 from playbook.database import connect, lock_holder, settings_stick
 from playbook.dump import find_client_tools
 from playbook.errors import BackupFailed
-from playbook.present import count
+from playbook.present import count, moment
 from playbook.records import (
+    Backups,
     Blocker,
     Checks,
     Finding,
@@ -56,7 +57,8 @@ class Question:
     """What the answers depend on besides the database.
 
     ``tables``, ``locks`` (the mode on each table) and ``hazards`` are those of the plan;
-    ``backup_folder`` is where a backup will go (None: none will be taken).
+    ``backup_folder`` is where a backup will go (None: none will be taken); ``backups`` are those
+    that there are (None: that is not asked).
     """
 
     graph: RevisionGraph
@@ -66,6 +68,7 @@ class Question:
     receipts: Sequence[Receipt] = ()
     backup_folder: Path | None = None
     hazards: Hazards | None = None
+    backups: Backups | None = None
 
 
 def check(target: Target, server: ServerInfo, question: Question) -> Checks:
@@ -89,6 +92,8 @@ def check(target: Target, server: ServerInfo, question: Question) -> Checks:
         ]
     if question.hazards is not None:
         findings.append(_hazards(question.hazards))
+    if question.backups is not None:
+        findings.append(_backups(question.backups))
     if question.backup_folder:
         findings += [_client(server), _room(server, question.backup_folder)]
     return Checks(tuple(findings))
@@ -356,6 +361,21 @@ def _hazards(hazards: Hazards) -> Finding:
     return Finding("hazards", Severity.OK, "SQL", "No statement keeps others waiting for long.")
 
 
+def _backups(backups: Backups) -> Finding:
+    """Tell the newest backup of this database; whether one is needed, the runbook decides."""
+    if not backups.items:
+        return Finding("backups", Severity.OK, "backups", "There is none of this database yet.")
+    newest, _ = backups.items[0]
+    proof = f"verified ({newest.verified})" if newest.verified else "never verified"
+    return Finding(
+        "backups",
+        Severity.OK,
+        newest.directory.name,
+        f"The newest of {count(len(backups.items), 'backup')}: {moment(newest.started_at)}, at "
+        f"{join(newest.revisions)}, {proof}.",
+    )
+
+
 def _client(server: ServerInfo) -> Finding:
     try:
         tools = find_client_tools(server.version_num)
@@ -367,16 +387,30 @@ def _client(server: ServerInfo) -> Finding:
 
 
 def _room(server: ServerInfo, folder: Path) -> Finding:
-    """Stop if the backup would not fit even when it compresses to half of the database."""
+    """Stop if the backup would not fit even when it compresses to half of the database.
+
+    What zstd has not taken up yet lies there as plain text, for a moment: all of it at the worst,
+    which is seldom more than the database. Then the backup fails, and says so.
+    """
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(existing).free
+    room = (
+        f"{free // 2**20} MB are free for the backup of a {server.size_bytes // 2**20} MB database"
+    )
     if free < server.size_bytes / 2:
         return Finding(
             "disk-room",
             Severity.STOP,
             existing.name,
-            f"{free // 2**20} MB are free for the backup of a {server.size_bytes // 2**20} MB "
-            "database.",
+            f"{room}.",
+            "Make room, or choose another folder for backups.",
+        )
+    if free < server.size_bytes:
+        return Finding(
+            "disk-room",
+            Severity.WARN,
+            existing.name,
+            f"{room}: enough for what stays, perhaps not for the plain text on its way there.",
             "Make room, or choose another folder for backups.",
         )
     return Finding("disk-room", Severity.OK, "backup", "There is room for it.")

@@ -9,13 +9,16 @@ from typing import Any
 from playbook.catalog import table_sizes
 from playbook.charts import Chart
 from playbook.database import connect
+from playbook.execution import BACKUPS
 from playbook.history import edited_revisions, read_history
 from playbook.journal import Run
+from playbook.manifests import known_backups
 from playbook.parameters import Common
 from playbook.preflight import Question, check
 from playbook.present import count, durations_chart
 from playbook.receipts import known_receipts
 from playbook.records import (
+    Backups,
     Banner,
     Checks,
     Drift,
@@ -33,6 +36,7 @@ __all__ = [
     "check_preflight",
     "conclude",
     "find_drift",
+    "list_backups",
     "measure_tables",
     "open_run",
     "read_revisions",
@@ -70,6 +74,7 @@ def check_preflight(run: Run[Parameters]) -> Checks:
         graph=run.graph,
         edited=edited_revisions(history, run.graph),
         receipts=known_receipts(run.target, run.server, run.parameters.output_dir),
+        backups=known_backups(run.target, run.server, BACKUPS),
     )
     return run.keep("preflight", check(run.target, run.server, question))
 
@@ -83,6 +88,11 @@ def read_runs(run: Run[Parameters]) -> History:
     merged = {receipt.run_id: receipt for receipt in history.runs} | on_disk
     newest_first = sorted(merged.values(), key=lambda r: (r.started_at, r.run_id), reverse=True)
     return run.keep("runs", History(tuple(newest_first)))
+
+
+def list_backups(run: Run[Parameters]) -> Backups:
+    """Return the backups of this very database: how old, at which revision, verified how."""
+    return known_backups(run.target, run.server, BACKUPS)
 
 
 def show_durations(run: Run[Parameters]) -> Chart:

@@ -21,6 +21,7 @@ from playbook.execution import (
 )
 from playbook.history import edited_revisions, read_history
 from playbook.journal import Run
+from playbook.manifests import known_backups
 from playbook.parameters import Common, one_of
 from playbook.plan import build_plan, read_plan_hash, weigh_hazards
 from playbook.preflight import Question, check
@@ -165,6 +166,7 @@ def check_preflight(run: Run[Parameters]) -> Checks:
             edited=edited_revisions(history, run.graph),
             receipts=known_receipts(run.target, run.server, run.parameters.output_dir),
             backup_folder=archive.backup_folder(run.target, BACKUPS) if wants_backup else None,
+            backups=known_backups(run.target, run.server, BACKUPS),
             hazards=find_hazards(run),
         )
         return run.keep("preflight", run.must_pass(check(run.target, run.server, question)))
