@@ -36,6 +36,8 @@ __all__ = ["SUFFIX", "Compressor", "Feeder", "check_frames", "is_data_file"]
 
 SUFFIX = ".zst"
 CHUNK = 1 << 20
+BLOCK = 1 << 16
+"""A multiple of the blocks of usual file systems."""
 READ_BYTES = 8 * 1024
 """Of a compressed file at a time: of zeros, that is up to 100 MB of plain text."""
 MAX_READERS = 16
@@ -141,7 +143,7 @@ class Compressor:
 
     def _chunks(self, name: str, plain: BinaryIO) -> Iterator[bytes]:
         """Yield a growing file's text until it is complete, freeing what was read."""
-        offset = 0
+        offset = freed = 0
         while not self._stopped.is_set():
             # Asked before reading: what was written before the end was told is then read too.
             last = self._ended.is_set() or name in self._complete
@@ -150,8 +152,11 @@ class Compressor:
                 yield chunk
                 with self._lock:
                     self.plain_bytes += len(chunk)
-                _free(plain.fileno(), offset, len(chunk))
                 offset += len(chunk)
+                if offset - freed >= CHUNK:  # whole blocks only: parts of one are not freed
+                    whole = offset - offset % BLOCK
+                    _free(plain.fileno(), freed, whole - freed)
+                    freed = whole
             elif last:
                 return
             else:
