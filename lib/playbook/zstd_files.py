@@ -121,11 +121,15 @@ class Compressor:
         """Return the data files that were not seen before, in the order in which they were made.
 
         pg_dump makes them one after the other, so that with one writer all but the last are done.
+        With several it never says that a large object is done: those are left for the end, as
+        following each of them would keep the threads from the tables.
         """
         if not self._directory.is_dir():
             return []
         with os.scandir(self._directory) as entries:
             new = [e for e in entries if e.name not in self._seen and is_data_file(e.name)]
+            if self._writers > 1 and not self._ended.is_set():
+                new = [e for e in new if not e.name.startswith("blob_")]
             return [e.name for e in sorted(new, key=lambda e: e.stat().st_mtime_ns)]
 
     def _pack(self, path: Path) -> None:
