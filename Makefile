@@ -40,7 +40,7 @@ fmt:  ## put the sources into their form
 	@$(IN_ENV) ruff check --fix-only .
 	@$(IN_ENV) ruff format .
 
-bench:  ## compare upgrade and status with the plain commands, as ratios in one run
+bench:  ## measure against plain commands and plain scans, as ratios in one run
 	@$(IN_ENV) python tests/benchmarks/run.py
 
 notebooks:  ## execute every notebook anew and store its outputs in their form

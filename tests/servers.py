@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import secrets
 import shutil
+import signal
 import socket
+import subprocess
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
+import psutil
 import psycopg2
 
 from playbook.postgres_files import server_account
@@ -23,8 +27,21 @@ FAST = {
     "synchronous_commit": "off",
     "shared_buffers": "32MB",
     "max_connections": "40",
+    "max_prepared_transactions": "5",
     "timezone": "UTC",
 }
+
+
+DURABLE = {
+    "fsync": "on",
+    "full_page_writes": "on",
+    "synchronous_commit": "on",
+    "shared_buffers": "64MB",
+    "max_connections": "40",
+    "timezone": "UTC",
+    "restart_after_crash": "on",
+}
+"""Settings of a server that is killed: recovery after a crash is real."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +74,29 @@ class PrivateServer:
         finally:
             connection.close()
 
+    def start(self) -> None:
+        """Start it, and wait until it takes connections."""
+        started = self._control("-l", self.data.parent / "log", "start")
+        assert started.returncode == 0, started.stderr
+
+    def stop(self) -> None:
+        """Stop it at once, whether it runs or not."""
+        self._control("-m", "immediate", "stop")
+
+    def kill(self) -> None:
+        """Kill the postmaster and each of its processes, as the end of a machine would."""
+        postmaster = psutil.Process(int((self.data / "postmaster.pid").read_text().split()[0]))
+        processes = [postmaster, *postmaster.children(recursive=True)]
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGKILL)
+        gone, alive = psutil.wait_procs(processes, timeout=10)
+        assert not alive, gone
+
+    def _control(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        command = (self.programs / "pg_ctl", "-s", "-w", "-D", self.data, *arguments)
+        return server_account().run(*command)
+
     @contextmanager
     def database(self) -> Iterator[str]:
         """Make an empty database of a random name and drop it afterwards."""
@@ -77,7 +117,12 @@ def _free_port() -> int:
 
 @contextmanager
 def private_server(
-    major: int, programs: Path, folder: Path, password: str = ""
+    major: int,
+    programs: Path,
+    folder: Path,
+    password: str = "",
+    *,
+    settings: Mapping[str, str] = MappingProxyType(FAST),
 ) -> Iterator[PrivateServer]:
     """Make and start a server on loopback, as root by another OS user, and remove it."""
     account = server_account()
@@ -89,20 +134,19 @@ def private_server(
         secret.write_text(password)
         account.own(secret)
         how = ["--auth=scram-sha-256", f"--pwfile={secret}"]
-    settings = {**FAST, "port": str(port), "listen_addresses": "127.0.0.1"}
-    settings["unix_socket_directories"] = str(base)
     made = account.run(
         programs / "initdb", "-D", data, "--username=postgres", "--encoding=UTF8",
         "--locale=C.UTF-8", "--no-sync", "--no-instructions", *how,
     )  # fmt: skip
     assert made.returncode == 0, made.stderr
     secret.unlink(missing_ok=True)
-    options = " ".join(f"-c {name}='{value}'" for name, value in settings.items())
-    control = [programs / "pg_ctl", "-s", "-w", "-D", data]
-    started = account.run(*control, "-l", base / "log", "-o", options, "start")
-    assert started.returncode == 0, started.stderr
+    own = {"port": port, "listen_addresses": "127.0.0.1", "unix_socket_directories": base}
+    with (data / "postgresql.conf").open("a", encoding="utf-8") as file:
+        file.writelines(f"{name} = '{value}'\n" for name, value in {**settings, **own}.items())
+    server = PrivateServer(major, port, data, programs, password)
     try:
-        yield PrivateServer(major, port, data, programs, password)
+        server.start()
+        yield server
     finally:
-        account.run(*control, "-m", "immediate", "stop")
+        server.stop()
         shutil.rmtree(base, ignore_errors=True)

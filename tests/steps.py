@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from playbook import backup, init, preview, rollback, status, upgrade, verify
+from playbook import backup, init, preview, restore, rollback, status, upgrade, verify
 from playbook.database import connect, fetch
 from playbook.dump import dump_schema, find_client_tools
 from playbook.snapshot import take_snapshot
@@ -20,8 +20,8 @@ STEPS: dict[ModuleType, tuple[str, ...]] = {
              "find_drift", "measure_tables", "conclude"),
     backup: ("show_target", "check_preflight", "measure_tables", "run_backup", "verify_backup",
              "plan_retention", "prune_backups", "conclude"),
-    preview: ("show_target", "read_revisions", "plan_migration", "measure_tables", "find_loss",
-              "write_files", "conclude"),
+    preview: ("show_target", "read_revisions", "plan_migration", "find_hazards", "measure_tables",
+              "find_loss", "write_files", "conclude"),
     upgrade: ("show_target", "read_revisions", "plan_upgrade", "check_preflight", "take_backup",
               "take_before_snapshot", "run_upgrade", "compare_data", "check_data", "check_schema",
               "find_drift", "conclude"),
@@ -30,6 +30,8 @@ STEPS: dict[ModuleType, tuple[str, ...]] = {
     rollback: ("show_target", "read_revisions", "plan_rollback", "check_preflight", "find_loss",
                "weigh_ways", "write_salvage", "take_backup", "take_before_snapshot",
                "run_rollback", "compare_data", "check_data", "check_schema", "conclude"),
+    restore: ("show_target", "check_preflight", "verify_backup", "run_restore",
+              "compare_with_backup", "find_loss", "find_sessions", "run_swap", "conclude"),
     init: ("show_target", "read_revisions", "measure_tables", "check_place", "drop_everything",
            "plan_install", "run_install", "add_sample_data", "count_rows", "check_data",
            "conclude"),

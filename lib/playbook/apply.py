@@ -1,72 +1,28 @@
 """Runs a plan, revision by revision, without making the application wait. Layer 4.
 
-Whoever waits in PostgreSQL's lock queue makes every later session wait behind it. So before each
-attempt this module looks, without queueing, whether an old transaction holds one of the plan's
-tables; its own waits begin at 100 ms and grow to ``lock_timeout``; and only what PostgreSQL
-rolled back whole (SQLSTATE 55P03) is tried again, until ``give_up_after``.
+Each revision is asked for with the patience of `playbook.patience`; only what PostgreSQL rolled
+back whole (SQLSTATE 55P03) is tried again, until ``give_up_after``. Indexes that it builds
+concurrently are looked at before and after.
 """
 
 from __future__ import annotations
 
-import random
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from playbook.catalog import holders
-from playbook.database import connect
+from psycopg2 import sql
+
+from playbook.catalog import invalid_indexes
+from playbook.database import connect, identifier
 from playbook.errors import LockNotAcquired, MigrationFailed
 from playbook.migrate import Alembic
+from playbook.patience import Attempts, Limits, milliseconds
 from playbook.records import Applied, Blocker, LateRows, Plan, PlanStep, ServerInfo, StepResult
-from playbook.statements import locks_taken
+from playbook.statements import indexes_built_concurrently, locks_taken
 from playbook.targets import Target
+from playbook.watch import watching
 
-__all__ = ["Limits", "apply_plan"]
-
-FIRST_WAIT_S = 0.1
-FIRST_PAUSE_S = 0.5
-LONGEST_PAUSE_S = 30.0
-SETTLED_S = 1.0
-"""A transaction that is older is looked at as one that may stay; younger ones pass by."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How long a revision may wait for locks: each wait, and all attempts together; seconds."""
-
-    lock_timeout_s: float
-    give_up_after_s: float
-
-
-@dataclass
-class _Attempts:
-    """The attempts at one revision: how long the next may wait, and when to give up."""
-
-    limits: Limits
-    number: int = 1
-    wait_s: float = FIRST_WAIT_S
-    pause_s: float = FIRST_PAUSE_S
-    started: float = field(default_factory=time.monotonic)
-
-    @property
-    def left_s(self) -> float:
-        return self.started + self.limits.give_up_after_s - time.monotonic()
-
-    @property
-    def lock_timeout(self) -> str:
-        wait_ms = round(1000 * min(self.wait_s, self.limits.lock_timeout_s))
-        return f"{max(1, wait_ms)}ms"  # to PostgreSQL, 0 is no limit
-
-    def pause(self) -> None:
-        """Wait, a little longer each time, with jitter so that two runs do not keep step."""
-        jitter = random.uniform(0.5, 1.5)
-        time.sleep(max(0.0, min(self.pause_s * jitter, self.left_s)))
-        self.pause_s = min(2 * self.pause_s, LONGEST_PAUSE_S)
-
-    def next(self) -> None:
-        self.number += 1
-        self.wait_s = min(2 * self.wait_s, self.limits.lock_timeout_s)
+__all__ = ["apply_plan"]
 
 
 def apply_plan(
@@ -79,22 +35,26 @@ def apply_plan(
     check_lock: Callable[[], None],
     on_progress: Callable[[str], None],
     on_step: Callable[[StepResult, tuple[str, ...]], None],
+    on_note: Callable[[str], None] = lambda text: None,
     late_rows: Mapping[str, Sequence[LateRows]] = MappingProxyType({}),
 ) -> Applied:
     """Apply or undo the revisions of a plan, each in its own transaction.
 
     **Effects**: the revisions'. After a failure the database is at the last revision that was
-    committed; the failed one is rolled back, except what it did outside a transaction.
+    committed; the failed one is rolled back, except what it did outside a transaction. An index
+    that a revision is to build concurrently, and that an earlier attempt left invalid, is dropped
+    first.
 
     Args:
         check_lock: called before each revision; raises if the advisory lock was lost.
         on_progress: called with a line of text when something is worth showing.
         on_step: called after each revision with its result and the revisions reached.
+        on_note: called with what was done besides the revisions.
         late_rows: per revision, what its transaction saves before its own statements.
 
     Raises:
         LockNotAcquired: no attempt got its locks within the limits; the blockers are named.
-        MigrationFailed: a revision failed, or env.py did not commit it.
+        MigrationFailed: a revision failed, env.py did not commit it, or it left an invalid index.
         KeyboardInterrupt: passed on, after the revision under way has been rolled back.
     """
     results: list[StepResult] = []
@@ -102,6 +62,8 @@ def apply_plan(
     for step in plan.steps:
         check_lock()
         try:
+            built = indexes_built_concurrently(step.sql)
+            known = _sweep(target, built, limits, on_note) if built else set()
             late = late_rows.get(step.revision, ())
             result = _apply(target, alembic, plan, step, current, limits, on_progress, late)
             current = alembic.current()
@@ -116,7 +78,47 @@ def apply_plan(
             )
         results.append(result)
         on_step(result, current)
+        if built:
+            _check_indexes(target, step, known)
     return Applied(plan.direction, plan.from_revisions, current, tuple(results))
+
+
+def _sweep(
+    target: Target, built: Sequence[str], limits: Limits, on_note: Callable[[str], None]
+) -> set[str]:
+    """Drop the invalid leftovers of indexes that are to be built; return what stays invalid.
+
+    CREATE INDEX CONCURRENTLY IF NOT EXISTS would skip such an index and leave it invalid; without
+    IF NOT EXISTS it would fail.
+    """
+    patience = milliseconds(limits.concurrently_timeout_s)
+    settings = {"lock_timeout": patience, "statement_timeout": "0"}
+    with connect(target, settings=settings) as connection, connection.cursor() as cursor:
+        invalid = {index.index for index in invalid_indexes(connection)}
+        for name in sorted(invalid & set(built)):
+            cursor.execute(_drop_index(identifier(name)))
+            on_note(f"dropped {name}, which an earlier attempt had left invalid")
+        return invalid - set(built)
+
+
+def _drop_index(name: sql.Composable) -> sql.Composable:
+    return sql.SQL("DROP INDEX CONCURRENTLY IF EXISTS {}").format(name)
+
+
+def _check_indexes(target: Target, step: PlanStep, known: set[str]) -> None:
+    """Refuse to go on after a revision that left an index invalid.
+
+    Raises:
+        MigrationFailed: it did; the index is named.
+    """
+    with connect(target, read_only=True) as connection:
+        invalid = {index.index for index in invalid_indexes(connection)} - known
+    if invalid:
+        raise MigrationFailed(
+            f"Revision {step.revision} left an invalid index: {', '.join(sorted(invalid))}.",
+            revision=step.revision,
+            transactional=False,
+        )
 
 
 def _apply(
@@ -130,35 +132,30 @@ def _apply(
     late_rows: Sequence[LateRows],
 ) -> StepResult:
     """Try one revision until it is through or the time for it is over."""
-    attempts = _Attempts(limits)
+    attempts = Attempts(limits)
     locks = locks_taken(step.sql, plan.tables)
     while True:
-        blockers = _settled_holders(target, locks)
-        if not blockers:
+        blockers = attempts.look(target, locks)
+        asked = not blockers
+        if asked:
             try:
-                return alembic.run(
-                    step,
-                    expected_current=current,
-                    session={"lock_timeout": attempts.lock_timeout},
-                    attempts=attempts.number,
-                    late_rows=late_rows,
-                )
+                with watching(target, lambda: alembic.session_pid, step.revision, on_progress):
+                    return alembic.run(
+                        step,
+                        expected_current=current,
+                        session={**limits.session(), "lock_timeout": attempts.lock_timeout},
+                        attempts=attempts.number,
+                        late_rows=late_rows,
+                    )
             except LockNotAcquired:
-                blockers = _settled_holders(target, locks)
+                blockers = attempts.look(target, locks)
         if attempts.left_s <= 0:
             raise _given_up(step, attempts, blockers)
-        on_progress(f"{step.revision} waits for {_names(blockers)}; {attempts.left_s:.0f} s left")
-        attempts.pause()
-        attempts.next()
-
-
-def _settled_holders(target: Target, locks: Mapping[str, str]) -> list[Blocker]:
-    """Return the sessions that would keep a lock request waiting for longer than a moment."""
-    if not locks:
-        return []
-    with connect(target, read_only=True) as connection:
-        found = holders(connection, locks)
-    return [session for session in found if session.transaction_age_s > SETTLED_S]
+        if attempts.tells():
+            left = f"{attempts.left_s:.0f} s left"
+            on_progress(f"{step.revision} waits for {_names(blockers)}; {left}")
+        attempts.pause(asked=asked)
+        attempts.next(blockers, asked=asked)
 
 
 def _names(blockers: Sequence[Blocker]) -> str:
@@ -172,7 +169,7 @@ def _names(blockers: Sequence[Blocker]) -> str:
     )
 
 
-def _given_up(step: PlanStep, attempts: _Attempts, blockers: Sequence[Blocker]) -> LockNotAcquired:
+def _given_up(step: PlanStep, attempts: Attempts, blockers: Sequence[Blocker]) -> LockNotAcquired:
     return LockNotAcquired(
         f"Revision {step.revision} did not get its locks in {attempts.number} attempts over "
         f"{attempts.limits.give_up_after_s:g} s; in its way: {_names(blockers)}.",

@@ -9,19 +9,16 @@ one left.
 from __future__ import annotations
 
 import errno
-import fcntl
 import getpass
 import os
-import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from uuid import uuid4
 
 import psycopg2.extensions
 from psycopg2 import sql
@@ -40,6 +37,14 @@ from playbook.dump import (
     restore_archive,
 )
 from playbook.errors import BackupFailed, DatabaseError, PlaybookError, SettingsError
+from playbook.fingerprints import TEXT_FORMS
+from playbook.leftovers import (
+    hold_database,
+    scratch_name,
+    sweep_databases,
+    unfinished_folder,
+    unmark_folder,
+)
 from playbook.manifests import (
     FORMAT_VERSION,
     MANIFEST,
@@ -51,13 +56,14 @@ from playbook.manifests import (
     write_manifest,
 )
 from playbook.records import BackupManifest, DumpProgress, ServerInfo
-from playbook.snapshot import TEXT_FORMS
 from playbook.targets import Target
 from playbook.zstd_files import SUFFIX
 
 __all__ = [
     "MANIFEST",
     "backup_folder",
+    "check_folder",
+    "check_jobs",
     "list_backups",
     "read_manifest",
     "take_backup",
@@ -65,12 +71,13 @@ __all__ = [
 ]
 
 DUMP = "dump"
-LOCK = ".lock"
+MOST_JOBS = 32
+"""Each job is a session of the server, whose default is 100 for everybody."""
+USUAL_JOBS = 4
+"""The most that are chosen where nobody says how many."""
 SMALL_BYTES = 64 * 1024 * 1024
 """Below this a second connection costs more than it gives."""
-MOST_JOBS = 4
 LOST_S = 0.5
-STALE_S = 24 * 3600.0
 PLAIN_SHARE = 0.9
 """Bytes of COPY's text per byte of a table with its TOAST, for the time that is left: 0.7 to 1.1
 on the benchmark's tables (tests/benchmarks/backups.py)."""
@@ -106,7 +113,8 @@ def take_backup(
     """Dump a database into a new folder and prove that every file can be read to its end.
 
     **Effects**: one new folder, mode 0700. Reads the database in one snapshot, in which the rows
-    of every table are counted and fingerprinted too. After a failure no folder remains.
+    of every table are counted and fingerprinted too. After a failure no folder remains; what a
+    killed process left of an unfinished one is removed by the next backup.
 
     Args:
         directory: where backups are kept; a relative one is the project's.
@@ -116,10 +124,9 @@ def take_backup(
 
     Raises:
         BackupFailed: no client that fits, pg_dump failed, or the archive cannot be read.
-        SettingsError: jobs is negative, or the folder cannot be made.
+        SettingsError: jobs is out of its range, or the folder cannot be made.
     """
-    if jobs < 0:
-        raise SettingsError(f"jobs={jobs} is below 0.", remedy="Write -p jobs 0 or more.")
+    check_jobs(jobs)
     wanted = parse_compression(compression)
     tools = find_client_tools(server.version_num)
     with connect(target, read_only=True) as connection:
@@ -132,9 +139,10 @@ def take_backup(
     )  # fmt: skip
     parent = _backups_of(target, directory)
     try:
-        with _partial_folder(parent) as partial:
+        with unfinished_folder(parent) as partial:
             manifest = _fill(request, partial)
             write_manifest(manifest, partial)
+            unmark_folder(partial)
             final = _rename(partial, parent, revisions)
     except OSError as error:
         raise BackupFailed(
@@ -175,36 +183,6 @@ def _with_time_left(
     return tell
 
 
-@contextmanager
-def _partial_folder(parent: Path) -> Iterator[Path]:
-    """Make a folder for a backup that is not complete, and remove it unless it was renamed.
-
-    It is locked while this process lives, by which the next one knows what a killed one left.
-    """
-    _remove_leftovers(parent)
-    partial = parent / f".{uuid4().hex}.partial"
-    partial.mkdir(mode=0o700)
-    try:
-        with (partial / LOCK).open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield partial
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _remove_leftovers(parent: Path) -> None:
-    """Remove folders of backups whose process is gone; one that cannot be removed stays."""
-    for folder in parent.glob(".*.partial"):
-        try:
-            with (folder / LOCK).open("r+") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
-        except OSError:  # in use; or without a lock: begun just now, or by an older version
-            with suppress(OSError):
-                if not (folder / LOCK).exists() and time.time() - folder.stat().st_mtime > STALE_S:
-                    shutil.rmtree(folder, ignore_errors=True)
-
-
 def verify(
     manifest: BackupManifest, how: str, *, target: Target, server: ServerInfo
 ) -> BackupManifest:
@@ -235,10 +213,47 @@ def verify(
     return proven
 
 
+def check_jobs(jobs: int) -> None:
+    """Refuse a number of connections that is negative or would take all that the server has.
+
+    Raises:
+        SettingsError: it is not from 0 to `MOST_JOBS`.
+    """
+    if not 0 <= jobs <= MOST_JOBS:
+        raise SettingsError(
+            f"jobs={jobs} is not a number from 0 to {MOST_JOBS}.",
+            remedy="Write -p jobs 0 to let the playbook choose, or a number of cores.",
+        )
+
+
+def check_folder(target: Target, directory: str) -> None:
+    """Refuse a folder for backups that cannot be made; makes nothing.
+
+    Raises:
+        SettingsError: the name is empty, a file is in its way, or it may not be written to.
+    """
+    if not directory.strip():
+        raise SettingsError(
+            "The parameter directory is empty.", remedy="Write -r directory PATH; backups is usual."
+        )
+    folder = backup_folder(target, directory)
+    existing = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    if not existing.is_dir():
+        problem = f"{existing} is no folder"
+    elif not os.access(existing, os.W_OK | os.X_OK):
+        problem = f"{existing} may not be written to"
+    else:
+        return
+    raise SettingsError(
+        f"The folder {folder} cannot be made: {problem}.",
+        remedy="Choose another one with -r directory PATH.",
+    )
+
+
 def _jobs(server: ServerInfo, tables: int) -> int:
     if server.size_bytes < SMALL_BYTES:
         return 1
-    return max(1, min(os.cpu_count() or 1, MOST_JOBS, tables))
+    return max(1, min(os.cpu_count() or 1, USUAL_JOBS, tables))
 
 
 def _backups_of(target: Target, directory: str) -> Path:
@@ -261,7 +276,6 @@ def _rename(partial: Path, parent: Path, revisions: Sequence[str]) -> Path:
     for suffix in ("", *(f"-{number}" for number in range(2, 1000))):
         final = parent / f"{name}{suffix}"
         try:
-            (partial / LOCK).unlink(missing_ok=True)
             partial.rename(final)
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
@@ -303,6 +317,7 @@ def _fill(request: _Request, folder: Path) -> BackupManifest:
         large_objects=contents.large_objects,
         extensions=contents.extensions,
         roles=contents.roles,
+        form=contents.form,
     )
 
 
@@ -367,9 +382,11 @@ def _cancel(connection: Connection, work: Future[Contents]) -> None:
 
 def _check_restore(manifest: BackupManifest, target: Target, tools: ClientTools) -> float:
     """Restore into a scratch database, compare every table, and return pg_restore's seconds."""
-    scratch = target.with_conninfo(dbname=f"playbook_verify_{uuid4().hex[:8]}")
+    scratch = target.with_conninfo(dbname=scratch_name("verify"))
     name = sql.Identifier(scratch.database)
     with connect(target) as admin, admin.cursor() as cursor:
+        sweep_databases(admin)
+        hold_database(admin, scratch.database)
         cursor.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(name))
         try:
             begun = time.monotonic()

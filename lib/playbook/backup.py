@@ -60,8 +60,13 @@ def open_run(namespace: Mapping[str, Any]) -> Run[Parameters]:
     with run.closing_on_error():
         one_of("verify", run.parameters.verify, ("archive", "restore"))
         parse_compression(run.parameters.compression)
-        if run.parameters.keep < 0 or run.parameters.jobs < 0:
-            raise SettingsError("keep and jobs must be 0 or more.", remedy="Write -p keep 3.")
+        archive.check_jobs(run.parameters.jobs)
+        archive.check_folder(run.target, run.parameters.directory)
+        if run.parameters.keep < 0:
+            raise SettingsError(
+                f"keep={run.parameters.keep} is below 0.",
+                remedy="Write -p keep 0 to keep all backups, or a number of them.",
+            )
     return run
 
 

@@ -8,35 +8,50 @@ Checked on PostgreSQL 15, 16 and 18.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import psycopg2.errors
 from psycopg2.extensions import connection as Connection
 
 from playbook.database import fetch, fetch_value
 from playbook.locks import conflicting
-from playbook.records import Blocker, InvalidIndex, TableSize, UnvalidatedConstraint
+from playbook.records import (
+    Blocker,
+    InvalidIndex,
+    TableSize,
+    TableStorage,
+    UnvalidatedConstraint,
+)
 
 __all__ = [
     "HISTORY_SCHEMA",
+    "Activity",
     "TableColumns",
+    "activity",
+    "blockers_of",
     "count_large_objects",
     "droppable_schemas",
     "generated_columns",
+    "freeze_ages",
     "holders",
     "installed_extensions",
     "invalid_indexes",
     "may_create_schema",
     "missing_privileges",
     "needed_roles",
+    "old_snapshots",
     "open_transactions",
     "parents_first",
     "prepared_transactions",
+    "progress_of",
     "relation_exists",
     "sequence_columns",
     "standbys",
+    "stored_in",
     "table_columns",
     "table_names",
     "table_sizes",
+    "table_storage",
     "unvalidated_constraints",
     "vacuums",
 ]
@@ -79,6 +94,39 @@ SELECT schema, name, reltuples::bigint,
 FROM ({_USER_TABLES}) AS tables ORDER BY 1, 2
 """
 
+TABLE_STORAGE = f"""
+SELECT schema || '.' || name, coalesce(sum(pg_table_size(part)), 0)::bigint,
+       coalesce(sum(pg_relation_filenode(part)::bigint), 0)::bigint, heirs
+FROM (SELECT schema, name,
+             CASE relkind WHEN 'p' THEN leaf.relid ELSE tables.oid END AS part,
+             relkind = 'r' AND EXISTS (SELECT FROM pg_inherits WHERE inhparent = oid) AS heirs
+      FROM ({_USER_TABLES}) AS tables
+      LEFT JOIN LATERAL pg_partition_tree(tables.oid) AS leaf
+        ON relkind = 'p' AND leaf.isleaf) AS parts
+GROUP BY 1, 4 ORDER BY 1
+"""
+
+STORED_IN = f"""
+WITH RECURSIVE below (name, oid) AS (
+    SELECT wanted, to_regclass((SELECT string_agg(quote_ident(part), '.')
+                                FROM unnest(ARRAY[split_part(wanted, '.', 1),
+                                     substr(wanted, strpos(wanted, '.') + 1)]) AS part))::oid
+    FROM unnest(%s::text[]) AS wanted
+    UNION
+    SELECT below.name, found.oid
+    FROM below CROSS JOIN LATERAL (
+        SELECT inhparent AS oid FROM pg_inherits WHERE inhrelid = below.oid
+        UNION ALL
+        SELECT d.refobjid FROM pg_rewrite AS r JOIN pg_depend AS d
+          ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
+         AND d.refclassid = 'pg_class'::regclass
+        WHERE r.ev_class = below.oid AND d.refobjid <> below.oid
+    ) AS found
+)
+SELECT DISTINCT tables.schema || '.' || tables.name
+FROM below JOIN ({_USER_TABLES}) AS tables USING (oid) ORDER BY 1
+"""
+
 COLUMNS = f"""
 SELECT tables.schema || '.' || tables.name, a.attname, format_type(a.atttypid, a.atttypmod),
        a.attnotnull, coalesce(a.attnum = ANY (i.indkey), false)
@@ -106,12 +154,17 @@ _SESSION = """
 SELECT a.pid, coalesce(a.usename, '?'), coalesce(a.application_name, ''), coalesce(a.state, '?'),
        coalesce(left(regexp_replace(a.query, '\\s+', ' ', 'g'), 120), ''),
        coalesce(extract(epoch FROM clock_timestamp() - a.xact_start), 0)::float,
+       coalesce(extract(epoch FROM clock_timestamp() - a.state_change), 0)::float,
        coalesce((SELECT array_agg(DISTINCT n.nspname || '.' || c.relname
                                   ORDER BY n.nspname || '.' || c.relname)
                  FROM pg_locks AS l JOIN pg_class AS c ON c.oid = l.relation
                  JOIN pg_namespace AS n ON n.oid = c.relnamespace
                  WHERE l.pid = a.pid AND l.granted AND c.relkind IN ('r', 'p', 'm')
-                   AND n.nspname !~ '^pg_'), '{}')
+                   AND n.nspname !~ '^pg_'), '{}'),
+       -- Without pg_monitor, a role sees of others' sessions neither age nor state, but locks.
+       CASE WHEN a.xact_start IS NULL THEN
+         (SELECT min(l.virtualtransaction) FROM pg_locks AS l WHERE l.pid = a.pid AND l.granted)
+       END
 FROM pg_stat_activity AS a
 WHERE a.datname = current_database() AND a.pid <> pg_backend_pid()
 """
@@ -123,7 +176,7 @@ ORDER BY a.xact_start
 """
 
 HOLDERS = f"""{_SESSION}
-  AND a.backend_type <> 'autovacuum worker'
+  AND a.usesysid IS NOT NULL  -- autovacuum has no user; what a session is not all may see
   AND EXISTS (SELECT FROM pg_locks AS l JOIN pg_class AS c ON c.oid = l.relation
               JOIN pg_namespace AS n ON n.oid = c.relnamespace
               JOIN unnest(%s::text[], %s::text[]) AS wanted (name, mode)
@@ -132,11 +185,85 @@ HOLDERS = f"""{_SESSION}
 ORDER BY a.xact_start
 """
 
+BLOCKERS = f"{_SESSION}  AND a.pid = ANY (pg_blocking_pids(%s)) ORDER BY a.xact_start"
+
+ACTIVITY = """
+SELECT coalesce(state, '?'), coalesce(regexp_replace(query, '\\s+', ' ', 'g'), ''),
+       extract(epoch FROM clock_timestamp()
+               - CASE state WHEN 'active' THEN query_start ELSE state_change END)::float,
+       coalesce(wait_event_type = 'Lock', false)
+FROM pg_stat_activity WHERE pid = %s
+"""
+
+PROGRESS = (
+    """
+    SELECT 'building an index: ' || phase
+           || CASE WHEN lockers_total > 0
+                   THEN ', ' || lockers_done || ' of ' || lockers_total || ' sessions awaited'
+                   ELSE '' END
+           || coalesce(', held up by pid ' || nullif(current_locker_pid, 0), ''),
+           CASE WHEN blocks_total > 0 THEN 100.0 * blocks_done / blocks_total
+                WHEN tuples_total > 0 THEN 100.0 * tuples_done / tuples_total END
+    FROM pg_stat_progress_create_index WHERE pid = %s
+    """,
+    """
+    SELECT 'rewriting the table: ' || phase,
+           100.0 * heap_blks_scanned / nullif(heap_blks_total, 0)
+    FROM pg_stat_progress_cluster WHERE pid = %s
+    """,
+    """
+    SELECT 'copied ' || tuples_processed || ' rows',
+           100.0 * bytes_processed / nullif(bytes_total, 0)
+    FROM pg_stat_progress_copy WHERE pid = %s
+    """,
+)
+"""A line and how much of its phase is done in per cent (NULL: not known), where there is one.
+
+Source: PostgreSQL's documentation, "Progress Reporting"; COPY's from 14 on.
+"""
+
+OLD_SNAPSHOTS = f"""{_SESSION}
+  AND a.backend_xmin IS NOT NULL AND a.backend_type NOT IN ('autovacuum worker', 'parallel worker')
+  AND clock_timestamp() - a.xact_start > make_interval(secs => %s)
+  AND NOT EXISTS (SELECT FROM pg_stat_progress_vacuum AS v WHERE v.pid = a.pid)
+  AND NOT EXISTS (SELECT FROM pg_stat_progress_create_index AS i
+                  WHERE i.pid = a.pid AND i.command LIKE '%%CONCURRENTLY')
+ORDER BY a.xact_start
+"""
+
+PREPARED = """
+SELECT p.gid, p.owner::text, extract(epoch FROM clock_timestamp() - p.prepared)::float,
+       coalesce((SELECT array_agg(DISTINCT wanted.name ORDER BY wanted.name)
+                 FROM pg_locks AS own JOIN pg_locks AS l USING (virtualtransaction)
+                 JOIN pg_class AS c ON c.oid = l.relation
+                 JOIN pg_namespace AS n ON n.oid = c.relnamespace
+                 JOIN unnest(%s::text[], %s::text[]) AS wanted (name, mode)
+                   ON wanted.name = n.nspname || '.' || c.relname AND wanted.mode = l.mode
+                 WHERE own.locktype = 'transactionid' AND own.transactionid = p.transaction
+                   AND own.granted AND own.pid IS NULL AND l.pid IS NULL
+                   AND l.database = (SELECT oid FROM pg_database
+                                     WHERE datname = current_database())), '{}')
+FROM pg_prepared_xacts AS p WHERE p.database = current_database() ORDER BY p.prepared
+"""
+
+FREEZE_AGES = """
+SELECT tables.name, max(greatest(
+         age(c.relfrozenxid)::float / least(current_setting('autovacuum_freeze_max_age')::float,
+           (SELECT o.option_value::float FROM pg_options_to_table(c.reloptions) AS o
+            WHERE o.option_name = 'autovacuum_freeze_max_age')),
+         mxid_age(c.relminmxid) / current_setting('autovacuum_multixact_freeze_max_age')::float))
+FROM (SELECT c.oid, n.nspname || '.' || c.relname AS name
+      FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace) AS tables
+JOIN pg_class AS c ON c.oid = tables.oid
+  OR c.oid IN (SELECT relid FROM pg_partition_tree(tables.oid))
+WHERE tables.name = ANY (%s) AND c.relkind IN ('r', 'm') GROUP BY 1 ORDER BY 1
+"""
+
 MISSING_PRIVILEGES = f"""
 SELECT 'schema ' || nspname || ': CREATE' FROM pg_namespace
 WHERE nspname = current_schema() AND NOT has_schema_privilege(oid, 'CREATE')
 UNION ALL
-SELECT 'table ' || schema || '.' || name || ': owned by '
+SELECT 'table ' || schema || '.' || name || ': owner is '
        || pg_get_userbyid((SELECT relowner FROM pg_class AS o WHERE o.oid = tables.oid))
 FROM ({_USER_TABLES}) AS tables
 WHERE NOT pg_has_role((SELECT relowner FROM pg_class AS o WHERE o.oid = tables.oid), 'USAGE')
@@ -175,6 +302,24 @@ def table_columns(connection: Connection) -> TableColumns:
     return found
 
 
+def table_storage(connection: Connection) -> dict[str, TableStorage]:
+    """Return where each user table's rows are, by ``schema.table``; partitions as their parent.
+
+    Source: pg_table_size(), pg_relation_filenode(), pg_partition_tree(), pg_inherits.
+    """
+    rows = fetch(connection, TABLE_STORAGE)
+    return {name: TableStorage(size, int(file), heirs) for name, size, file, heirs in rows}
+
+
+def stored_in(connection: Connection, names: Sequence[str]) -> list[str]:
+    """Return the user tables in which rows of some relations are: partitions' parents, and views'.
+
+    Args:
+        names: tables, partitions or views, ``schema.name``; one that does not exist gives nothing.
+    """
+    return [row[0] for row in fetch(connection, STORED_IN, (list(names),))]
+
+
 def unvalidated_constraints(connection: Connection) -> list[UnvalidatedConstraint]:
     """Return constraints added NOT VALID and never validated.
 
@@ -204,9 +349,48 @@ def holders(connection: Connection, locks: Mapping[str, str]) -> list[Blocker]:
     Args:
         locks: the mode that will be asked for on each table, ``schema.table``.
     """
+    return [_blocker(row) for row in fetch(connection, HOLDERS, _conflicts(locks))]
+
+
+def _conflicts(locks: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """Return the tables and modes, in pairs, that are in the way of some locks."""
     pairs = [(table, mode) for table, wanted in locks.items() for mode in conflicting(wanted)]
-    tables, modes = [table for table, _ in pairs], [mode for _, mode in pairs]
-    return [_blocker(row) for row in fetch(connection, HOLDERS, (tables, modes))]
+    return [table for table, _ in pairs], [mode for _, mode in pairs]
+
+
+@dataclass(frozen=True)
+class Activity:
+    """What a session is doing: its state, its statement in one line, and for how long.
+
+    ``for_s`` is since the statement began or, where none runs, since the last one ended.
+    """
+
+    state: str
+    query: str
+    for_s: float
+    waits_for_lock: bool
+
+
+def activity(connection: Connection, pid: int) -> Activity | None:
+    """Return what a session is doing; None if it is gone.
+
+    Source: pg_stat_activity; of another role's session only members of pg_read_all_stats see more
+    than that it is there.
+    """
+    rows = fetch(connection, ACTIVITY, (pid,))
+    return Activity(*rows[0]) if rows else None
+
+
+def blockers_of(connection: Connection, pid: int) -> list[Blocker]:
+    """Return the sessions that a session waits for, the oldest first."""
+    return [_blocker(row) for row in fetch(connection, BLOCKERS, (pid,))]
+
+
+def progress_of(connection: Connection, pid: int) -> list[str]:
+    """Return how far the statement of a session is, in words, where PostgreSQL counts that."""
+    views = PROGRESS if connection.server_version >= 140000 else PROGRESS[:2]
+    rows = [row for view in views for row in fetch(connection, view, (pid,))]
+    return [text if share is None else f"{text}, {share:.0f} % of it" for text, share in rows]
 
 
 def missing_privileges(connection: Connection) -> list[str]:
@@ -220,16 +404,38 @@ def may_create_schema(connection: Connection) -> bool:
     return bool(fetch_value(connection, query))
 
 
-def prepared_transactions(connection: Connection) -> list[tuple[str, str, float]]:
-    """Return (global id, owner, age in seconds) of prepared transactions, the oldest first.
+def prepared_transactions(
+    connection: Connection, locks: Mapping[str, str]
+) -> list[tuple[str, str, float, tuple[str, ...]]]:
+    """Return (global id, owner, age in seconds, tables in the way), the oldest first.
 
-    They hold their locks until somebody commits or rolls them back, across restarts too.
+    They hold their locks until somebody commits or rolls them back, across restarts too. The
+    tables are those of ``locks`` on which one holds what conflicts with the mode given there.
+    Each holds its own transaction's lock, by whose virtualtransaction its others are found.
     """
-    query = """
-        SELECT gid, owner::text, extract(epoch FROM clock_timestamp() - prepared)::float
-        FROM pg_prepared_xacts WHERE database = current_database() ORDER BY prepared
+    rows = fetch(connection, PREPARED, _conflicts(locks))
+    return [(gid, owner, age_s, tuple(tables)) for gid, owner, age_s, tables in rows]
+
+
+def old_snapshots(connection: Connection, *, older_than_s: float) -> list[Blocker]:
+    """Return the sessions for whose snapshots CREATE INDEX CONCURRENTLY waits, the oldest first.
+
+    Those of this database that hold a snapshot, but vacuums and other concurrent builds. Prepared
+    transactions hold locks, yet no snapshot. Source: WaitForOlderSnapshots in
+    src/backend/commands/indexcmds.c (builds leave each other out from PostgreSQL 14 on), and
+    MarkAsPreparingGuts in src/backend/access/transam/twophase.c.
     """
-    return [(gid, owner, age_s) for gid, owner, age_s in fetch(connection, query)]
+    return [_blocker(row) for row in fetch(connection, OLD_SNAPSHOTS, (older_than_s,))]
+
+
+def freeze_ages(connection: Connection, tables: Sequence[str]) -> list[tuple[str, float]]:
+    """Return (table, age) of some tables: 1.0 is where a vacuum to prevent wraparound is forced.
+
+    Source: autovacuum_freeze_max_age, of the server or the table, the lower one, and
+    autovacuum_multixact_freeze_max_age.
+    """
+    rows = fetch(connection, FREEZE_AGES, (list(tables),))
+    return [(name, float(age)) for name, age in rows]
 
 
 def vacuums(connection: Connection, tables: Sequence[str]) -> list[tuple[str, int, bool]]:
@@ -339,8 +545,8 @@ def relation_exists(connection: Connection, schema: str, name: str) -> bool:
 
 
 def _blocker(row: tuple[object, ...]) -> Blocker:
-    pid, user, application, state, query, age_s, tables = row
-    return Blocker(pid, user, application, state, query, age_s, tuple(tables))  # type: ignore[arg-type]
+    *known, state_age_s, tables, id_ = row
+    return Blocker(*known, tuple(tables), state_age_s, id_ or "")  # type: ignore[arg-type, call-arg]
 
 
 def count_large_objects(connection: Connection) -> int:

@@ -25,6 +25,7 @@ from playbook.errors import (
     PlaybookError,
     PrivilegeMissing,
     StatementTimeout,
+    TargetBusy,
 )
 from playbook.records import ServerInfo
 from playbook.targets import Target, redact
@@ -294,7 +295,7 @@ def advisory_lock(target: Target, *, wait_s: float = LOCK_WAIT_S) -> Iterator[Ca
         and another run may have begun. To be called before each further change.
 
     Raises:
-        GuardRefused: another run holds it after ``wait_s`` seconds; it says who and since when.
+        TargetBusy: another run holds it after ``wait_s`` seconds; it says who and since when.
     """
     # It idles for as long as the run takes; a server's idle_session_timeout must not end it.
     with connect(target, settings={"idle_session_timeout": "0"}) as connection:
@@ -302,7 +303,7 @@ def advisory_lock(target: Target, *, wait_s: float = LOCK_WAIT_S) -> Iterator[Ca
         while not fetch_value(connection, "SELECT pg_try_advisory_lock(%s)", (LOCK_KEY,)):
             if time.monotonic() >= deadline:
                 holder = lock_holder(connection) or "it ended just now"
-                raise GuardRefused(
+                raise TargetBusy(
                     f"Another run holds the {target.label}: {holder}.",
                     remedy="Wait until it has ended, then run this again.",
                 )

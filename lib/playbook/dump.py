@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ from playbook.targets import Target, redact
 from playbook.zstd_files import SUFFIX, Compressor, Feeder, check_frames
 
 __all__ = [
+    "WITHOUT_OWNERS",
     "ClientTools",
     "Progress",
     "choose_compression",
@@ -38,8 +40,10 @@ __all__ = [
     "dump_schema",
     "find_client_tools",
     "has_compression",
+    "list_archive",
     "load_sql",
     "read_archive",
+    "read_schema",
     "restore_archive",
 ]
 
@@ -54,10 +58,12 @@ _TABLE_LINE = re.compile(r"dumping contents of table")
 _FINISHED = re.compile(r"finished item (\d+) ")
 """pg_dump's word on a file ``NUMBER.dat`` with several jobs (mark_dump_job_done, LC_ALL=C)."""
 _PARTITION = re.compile(r"^\d+; \d+ \d+ TABLE ATTACH ", re.MULTILINE)
+LEASH = Path(__file__).with_name("leash.py")
+WITHOUT_OWNERS = ("--no-owner", "--no-privileges")
+"""Options of pg_restore: all belongs to who restores it."""
 SECTIONS = tuple((f"--section={name}",) for name in ("pre-data", "data", "post-data"))
 POLL_S = 0.02
 REPORT_S = 1.0
-END_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -236,7 +242,7 @@ def read_archive(directory: Path, *, tools: ClientTools) -> None:
     if not packed:
         _run(None, [tools.path("pg_restore"), f"--file={os.devnull}", str(directory)])
         return
-    _run(None, [tools.path("pg_restore"), "--list", str(directory)])
+    list_archive(directory, tools=tools)
     try:
         for path in packed:
             check_frames(path)
@@ -244,7 +250,25 @@ def read_archive(directory: Path, *, tools: ClientTools) -> None:
         raise BackupFailed(f"The archive cannot be read to its end: {error}.") from error
 
 
-def restore_archive(directory: Path, target: Target, *, tools: ClientTools, jobs: int) -> None:
+def list_archive(directory: Path, *, tools: ClientTools) -> str:
+    """Return a dump's table of contents, as pg_restore writes it and takes it (``--use-list``)."""
+    return _run(None, [tools.path("pg_restore"), "--list", str(directory)])
+
+
+def read_schema(directory: Path, *, tools: ClientTools) -> str:
+    """Return a dump's schema as SQL text, owners and privileges among it; reads no rows."""
+    command = [tools.path("pg_restore"), "--schema-only", "--file=-", str(directory)]
+    return re.sub(r"^\\(un)?restrict .*\n", "", _run(None, command), flags=re.MULTILINE)
+
+
+def restore_archive(
+    directory: Path,
+    target: Target,
+    *,
+    tools: ClientTools,
+    jobs: int,
+    extra: Sequence[str] = WITHOUT_OWNERS,
+) -> None:
     """Restore a dump into an existing, empty database.
 
     Where it has partitions, in three steps: tables, then rows, then all that is on them. In one go
@@ -252,15 +276,20 @@ def restore_archive(directory: Path, target: Target, *, tools: ClientTools, jobs
     free, since that table has no rows of its own; it would then fire for the rows still to be
     loaded into the partitions, and change them (seen with pg_restore 18 and two jobs).
 
+    Args:
+        extra: further options of pg_restore.
+
     Raises:
         BackupFailed: pg_restore failed, or a file is damaged.
     """
     program = tools.path("pg_restore")
-    partitions = bool(_PARTITION.search(_run(None, [program, "--list", str(directory)])))
-    command = [program, "--exit-on-error", "--no-owner", "--no-privileges", f"--jobs={jobs}"]
+    partitions = bool(_PARTITION.search(list_archive(directory, tools=tools)))
+    command = [program, "--exit-on-error", *extra, f"--jobs={jobs}"]
     with _readable(directory) as readable:
         for section in SECTIONS if partitions else ((),):
-            _run(target, [*command, *section, str(readable)])
+            # Of pipes whose other end is gone pg_restore would wait for ever, or take a part of a
+            # table for all of it.
+            _run_watched(target, [*command, *section, str(readable)])
 
 
 @contextmanager
@@ -345,40 +374,36 @@ class _Watch:
         return self.compressor.plain_bytes if self.compressor else _folder_bytes(self.directory)
 
 
-def _run_watched(target: Target, command: Sequence[str], watch: _Watch) -> None:
-    """Run a tool, reporting what it has done so far; an interrupt ends it."""
+def _run_watched(target: Target, command: Sequence[str], watch: _Watch | None = None) -> None:
+    """Run a tool, reporting what it has done so far; an interrupt ends it, and our own end.
+
+    It is ended by SIGTERM, at which pg_dump and pg_restore cancel their workers' queries.
+    """
+    lines = watch.lines if watch else []
     with subprocess.Popen(
-        [*command, *_connection_arguments(target)],
-        stdin=subprocess.DEVNULL,
+        [sys.executable, "-I", "-S", str(LEASH), *command, *_connection_arguments(target)],
+        stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         encoding="utf-8",
         errors="replace",
         env=_environment(target),
     ) as child:
-        if child.stderr is None:
-            raise RuntimeError("the tool was started without a pipe")
-        reader = Thread(target=_collect, args=(child.stderr, watch.lines), daemon=True)
+        if child.stdin is None or child.stderr is None:
+            raise RuntimeError("the tool was started without pipes")
+        reader = Thread(target=_collect, args=(child.stderr, lines), daemon=True)
         reader.start()
         try:
             while child.poll() is None:
-                watch.look()
+                if watch:
+                    watch.look()
                 time.sleep(POLL_S)
         except BaseException:
-            _end(child)
+            child.stdin.close()  # lets go of the leash
             raise
         reader.join()
     if child.returncode:
-        raise _failure(command[0], child.returncode, "".join(watch.lines))
-
-
-def _end(child: subprocess.Popen[str]) -> None:
-    """End pg_dump with its workers: at SIGTERM it cancels their queries, at SIGKILL it cannot."""
-    child.terminate()
-    try:
-        child.wait(END_S)
-    except subprocess.TimeoutExpired:
-        child.kill()
+        raise _failure(command[0], child.returncode, "".join(lines))
 
 
 def _collect(stream: IO[str], lines: list[str]) -> None:

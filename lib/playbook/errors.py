@@ -3,6 +3,7 @@
 PlaybookError
 ├── SettingsError        a parameter, an alembic.ini section or a URL is wrong; nothing was touched
 ├── GuardRefused         a precondition is false; nothing was changed
+│   └── TargetBusy       another run holds the target, or has migrated it meanwhile
 ├── DatabaseError        the server said no
 │   ├── CannotConnect
 │   ├── LockNotAcquired  SQLSTATE 55P03
@@ -10,7 +11,10 @@ PlaybookError
 │   └── PrivilegeMissing SQLSTATE 42501
 ├── WrongDatabase        env.py reached another database than the target
 ├── MigrationFailed      a revision failed; carries where the database is now
+│   ├── AlembicDied      the process that ran Alembic is gone
+│   └── MigrationStopped somebody stopped the run: an interrupt, or the kernel's end
 ├── BackupFailed         no usable backup was made, or an existing one is damaged
+├── RestoreFailed        a backup could not be restored; the live database was left alone
 └── VerifyFailed         the data or the schema are not what they must be
 
 A message is one sentence or a few: what is wrong with the value, what was and was not changed,
@@ -22,16 +26,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 __all__ = [
+    "AlembicDied",
     "BackupFailed",
     "CannotConnect",
     "DatabaseError",
     "GuardRefused",
     "LockNotAcquired",
     "MigrationFailed",
+    "MigrationStopped",
     "PlaybookError",
     "PrivilegeMissing",
+    "RestoreFailed",
     "SettingsError",
     "StatementTimeout",
+    "TargetBusy",
     "VerifyFailed",
     "WrongDatabase",
     "explain",
@@ -87,6 +95,10 @@ class GuardRefused(PlaybookError):
     ) -> None:
         self.reasons = tuple(reasons)
         super().__init__(problem, state=state, remedy=remedy)
+
+
+class TargetBusy(GuardRefused):
+    """Another run holds the target, or has migrated it since this one looked."""
 
 
 class DatabaseError(PlaybookError):
@@ -154,10 +166,18 @@ class MigrationFailed(PlaybookError):
         super().__init__(problem, state=state, remedy=remedy)
 
 
+class AlembicDied(MigrationFailed):
+    """The process that ran Alembic ended by itself, or was killed."""
+
+
+class MigrationStopped(MigrationFailed):
+    """Somebody stopped the run; the revision under way was rolled back."""
+
+
 def explain(error: BaseException) -> str:
     """Return what failed in one sentence: the statement, the server's words, the SQLSTATE."""
     if not isinstance(error, PlaybookError):
-        return "it was interrupted."
+        return "it was told to stop."
     statement = " ".join(getattr(error, "statement", "").split())
     sqlstate = getattr(error, "sqlstate", "")
     shown = statement if len(statement) <= SHOWN_STATEMENT else f"{statement[:SHOWN_STATEMENT]}..."
@@ -167,6 +187,10 @@ def explain(error: BaseException) -> str:
 
 class BackupFailed(PlaybookError):
     """No usable backup was made, or a file of an existing one is damaged."""
+
+
+class RestoreFailed(PlaybookError):
+    """A backup could not be restored into a new database; the live one was left alone."""
 
 
 class VerifyFailed(PlaybookError):

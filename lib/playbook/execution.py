@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -9,14 +10,19 @@ from types import MappingProxyType
 from typing import Any
 
 from playbook import archive
-from playbook.apply import Limits, apply_plan
-from playbook.errors import GuardRefused, MigrationFailed, PlaybookError, explain
+from playbook.apply import apply_plan
+from playbook.changes import count_changes, find_changes, judge, write_changes
+from playbook.errors import GuardRefused, MigrationFailed, PlaybookError
+from playbook.failures import WORDS, find_place, is_through, tell_failure
 from playbook.journal import Run
+from playbook.patience import Limits
 from playbook.present import dump_progress, note, progress
 from playbook.records import (
     Applied,
     BackupManifest,
+    Changes,
     Comparison,
+    Integrity,
     LateRows,
     Note,
     Plan,
@@ -25,8 +31,10 @@ from playbook.records import (
     StepResult,
 )
 from playbook.revisions import join
-from playbook.snapshot import holds_rows, write_snapshot
-from playbook.verification import compare
+from playbook.snapshot import Reading, holds_rows, reading, write_snapshot
+from playbook.statements import commits_midway
+from playbook.targets import parse_duration_s
+from playbook.verification import broken_references, compare, left_out, looks_at_changes
 
 __all__ = [
     "AFTER",
@@ -37,15 +45,43 @@ __all__ = [
     "compare_with_before",
     "execute",
     "go_back",
+    "limits_of",
+    "reading_of",
+    "looks",
     "save_backup",
     "save_before_snapshot",
+    "unread",
 ]
 
 BACKUPS = "backups"
 """Where writing runbooks keep their backups, in the project's folder."""
 BEFORE, AFTER = "snapshot-before.json", "snapshot-after.json"
+_SAME = ("intact", "not compared")
 DEFAULT_LIMITS = Limits(lock_timeout_s=2.0, give_up_after_s=300.0)
 """As the defaults of `upgrade`."""
+LOCK_TIMEOUT = "2s"
+"""The parameter's default, in whose place that of the target's section stands."""
+
+
+def limits_of(run: Run[Any]) -> Limits:
+    """Return the limits that a runbook's parameters set.
+
+    Raises:
+        SettingsError: one of them is no duration.
+    """
+    given = run.parameters
+    longest = given.lock_timeout if given.lock_timeout != LOCK_TIMEOUT else run.target.lock_timeout
+    statement = given.statement_timeout
+    return Limits(
+        lock_timeout_s=parse_duration_s(longest, name="lock_timeout"),
+        give_up_after_s=parse_duration_s(given.give_up_after, name="give_up_after"),
+        concurrently_timeout_s=parse_duration_s(
+            given.concurrently_timeout, name="concurrently_timeout"
+        ),
+        statement_timeout_s=parse_duration_s(statement, name="statement_timeout")
+        if statement
+        else 0.0,
+    )
 
 
 def check_confirmed(run: Run[Any]) -> None:
@@ -84,10 +120,16 @@ def save_backup(run: Run[Any]) -> BackupManifest:
 
 
 def save_before_snapshot(run: Run[Any]) -> Snapshot:
-    """Count and fingerprint every table, and keep it in the run's folder."""
+    """Count and fingerprint every table, and keep it in the run's folder.
+
+    Beside it goes what the revisions mean to change, for this run's comparison and later ones.
+    """
     with run.recording_failure():
-        snapshot = run.snapshot()
+        changes = find_changes(run.target, run.require("plan", Plan))
+        snapshot = run.snapshot(limits=reading_of(run))
         write_snapshot(snapshot, run.begin() / BEFORE)
+        write_changes(changes, run.directory)
+    run.keep("changes", changes)
     run.note("snapshot taken")
     return run.keep("before", snapshot)
 
@@ -96,13 +138,36 @@ def compare_with_before(run: Run[Any]) -> Comparison | Note:
     """Return how each table and column differs from before; a note if nothing was run."""
     if run.taken("applied", Note):
         return run.keep("comparison", Note("Nothing was changed, so there is nothing to compare."))
-    run.require("applied", Applied)
+    applied, before = run.require("applied", Applied), run.require("before", Snapshot)
+    limits = reading_of(run)
     with run.recording_failure():
         run.refresh()
-        after = run.snapshot()
+        after = run.snapshot(limits=limits, like=before)
         write_snapshot(after, run.directory / AFTER)
-    names = (f"before the {run.runbook}", "after it")
-    return run.keep("comparison", compare(run.require("before", Snapshot), after, names=names))
+        run.keep("after", after)
+        found = compare(before, after, names=(f"before the {run.runbook}", "after it"))
+        found = count_changes(run.target, found, before, after, applied.steps, limits=limits)
+    return run.keep("comparison", judge(found, run.taken("changes", Changes)))
+
+
+def reading_of(run: Run[Any]) -> Reading:
+    """Return how much of the data a run's parameters let it read."""
+    return reading(run.parameters.sample_above, run.parameters.time_budget)
+
+
+def looks(run: Run[Any]) -> tuple[str, ...]:
+    """Return what a writing runbook's comparison and schema show to be looked at, in sentences."""
+    comparison, integrity = run.taken("comparison", Comparison), run.taken("integrity", Integrity)
+    found = looks_at_changes(comparison) if comparison else []
+    for texts in broken_references(integrity) if integrity else ():
+        found += texts
+    return tuple(f"Look at it: {text}." for text in found)
+
+
+def unread(run: Run[Any]) -> str:
+    """Return a sentence on tables of which a run did not read every row; "" if it read all."""
+    taken = (run.taken("before", Snapshot), run.taken("after", Snapshot))
+    return left_out(*(snapshot for snapshot in taken if snapshot))
 
 
 def execute(
@@ -118,20 +183,36 @@ def execute(
         late_rows: per revision, what its transaction saves before its own statements.
 
     Raises:
-        MigrationFailed: a revision failed or the run was interrupted; the sentence says which,
-            why, where the database is now and what to do. ``current`` and ``transactional`` tell
-            the same to the caller.
+        MigrationFailed: a revision failed; the sentence says which, why, where the database is now
+            and which way out is best. ``current`` and ``transactional`` tell the same to the
+            caller.
+        MigrationStopped: an interrupt or a SIGTERM stopped it; the sentence says the same.
     """
     earlier = run.steps
     done: list[StepResult] = []
-    word = {"upgrade": "applied", "downgrade": "undone"}[plan.direction]
+    word = WORDS[plan.direction]
+    began = time.monotonic()
+    first = plan.steps[0].revision
+    goal = list(plan.to_revisions)
+    run.note(f"{first} begins", goal=goal, direction=plan.direction, **_under_way(plan, 0))
 
     def on_step(result: StepResult, reached: tuple[str, ...]) -> None:
+        nonlocal began
+        began = time.monotonic()
         done.append(result)
         note(f"{result.revision} {word}")
         steps = [*earlier, *done]
-        run.note(f"{result.revision} {word}", steps=steps, to_revisions=list(reached))
+        run.note(
+            f"{result.revision} {word}",
+            steps=steps,
+            to_revisions=list(reached),
+            **_under_way(plan, len(done)),
+        )
         run.write_history()
+
+    def on_note(text: str) -> None:
+        note(f"{text[:1].upper()}{text[1:]}.")
+        run.note(text)
 
     try:
         return apply_plan(
@@ -143,71 +224,52 @@ def execute(
             check_lock=check_lock,
             on_progress=progress,
             on_step=on_step,
+            on_note=on_note,
             late_rows=late_rows,
         )
     except (PlaybookError, KeyboardInterrupt) as error:
-        raise _failure(run, plan, error, len(done)) from error
+        failed = plan.steps[min(len(done), len(plan.steps) - 1)]
+        reached = find_place(run)
+        if len(done) < len(plan.steps) and is_through(failed, reached):
+            done.append(_unseen(run, failed, time.monotonic() - began))
+        failure = tell_failure(run, plan, error, failed, reached, limits)
+        with suppress(PlaybookError):  # a full disk may be what failed
+            known = _known(reached, failure.transactional)
+            run.note(f"{failed.revision} failed", steps=[*earlier, *done], **known)
+        raise failure from error
 
 
-def _failure(
-    run: Run[Any], plan: Plan, error: PlaybookError | KeyboardInterrupt, done: int
-) -> MigrationFailed:
-    """Return what is to be said of a plan that failed after some of its revisions."""
-    reached = _place(run)
-    failed = plan.steps[min(done, len(plan.steps) - 1)].revision
-    with suppress(PlaybookError):  # a full disk may be what failed
-        run.note(f"{failed} failed", to_revisions=list(reached or ()))
-    transactional = getattr(error, "transactional", True) and not run.alembic.left_transaction
-    what = f"Revision {failed}" if plan.direction == "upgrade" else f"The downgrade of {failed}"
+def _known(reached: tuple[str, ...] | None, transactional: bool) -> dict[str, Any]:
+    """Return what a failure changes in the receipt; where the place is not known, nothing."""
     if reached is None:
-        state = "Where the database is now is not known: it cannot be reached."
-        remedy = "Run `status` as soon as it can."
-    elif (failed in reached) == (plan.direction == "upgrade"):
-        word = "applied" if plan.direction == "upgrade" else "undone"
-        state = f"The database is at {join(reached)}: {failed} is {word}; what failed came after."
-        remedy = f"Run `status`, then `{run.runbook}` again to go on."
-    elif transactional:
-        fate = "was not begun" if isinstance(error, GuardRefused) else "was rolled back whole"
-        state = f"The database is at {join(reached)}; {failed} {fate}."
-        remedy = _ways_out(run, plan, done)
-    else:
-        state = (
-            f"The database is at {join(reached)}, with {failed} half-applied: it had left its "
-            "transaction."
-        )
-        remedy = f"Run `status`, undo what it left, then run `{run.runbook}` again."
-    return MigrationFailed(
-        f"{what} failed: {explain(error)}",
-        state=state,
-        remedy=remedy,
-        revision=failed,
-        statement=getattr(error, "statement", ""),
-        sqlstate=getattr(error, "sqlstate", ""),
-        current=reached or (),
-        transactional=transactional and reached is not None,
+        return {}
+    return {"to_revisions": list(reached), "leaves_transaction": not transactional}
+
+
+def _under_way(plan: Plan, done: int) -> dict[str, Any]:
+    """Return what a receipt says of the revision that comes next, before it is begun."""
+    if done == len(plan.steps):
+        return {"under_way": "", "leaves_transaction": False}
+    step = plan.steps[done]
+    # Without its SQL nobody can tell before it runs.
+    return {
+        "under_way": step.revision,
+        "leaves_transaction": not step.sql or commits_midway(step.sql),
+    }
+
+
+def _unseen(run: Run[Any], step: PlanStep, duration_s: float) -> StepResult:
+    """Return what is known of a step that was committed although its process then failed."""
+    return StepResult(
+        revision=step.revision,
+        direction=step.direction,
+        duration_s=duration_s,
+        attempts=1,
+        statements=0,
+        locks=(),
+        rewritten=(),
+        transactional=not run.alembic.committed.left_transaction,
     )
-
-
-def _place(run: Run[Any]) -> tuple[str, ...] | None:
-    """Return where the database is, by a new child if the old one is gone; None: unknown."""
-    try:
-        return run.alembic.current()
-    except PlaybookError:
-        try:
-            run.alembic.restart(run.server)
-            return run.alembic.current()
-        except PlaybookError:
-            return None
-
-
-def _ways_out(run: Run[Any], plan: Plan, done: int) -> str:
-    again = f"Mend the cause and run `{run.runbook}` again"
-    start = join(plan.from_revisions)
-    if run.runbook == "rollback":
-        return f"{again}, or go forward with `upgrade` -r target {start}."
-    if not done or not plan.from_revisions:
-        return f"{again}."
-    return f"{again}, or go back with `rollback` -r target {start}."
 
 
 def go_back(
@@ -242,13 +304,16 @@ def go_back(
             revision=failure.revision,
             statement=failure.statement,
             sqlstate=failure.sqlstate,
-            current=_place(run) or (),
+            current=find_place(run) or (),
         )
     run.went_back = True
     before = run.require("before", Snapshot)
-    found = compare(before, run.snapshot(), names=("before", "after going back")).differences
-    changed = dict.fromkeys(one.table for one in found if one.kind != "intact")
+    after = run.snapshot(limits=reading_of(run), like=before)
+    found = compare(before, after, names=("before", "after going back")).differences
+    unknown = dict.fromkeys(one.table for one in found if one.kind == "not compared")
+    changed = dict.fromkeys(one.table for one in found if one.kind not in _SAME)
     same = f"It differs in {', '.join(changed)}" if changed else "Its data are as before"
+    same += f" (not compared: {', '.join(unknown)})" if unknown else ""
     return MigrationFailed(
         failure.problem,
         state=f"The run went back from {join(reached)} to {join(plan.from_revisions)}. {same}.",

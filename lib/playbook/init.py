@@ -156,6 +156,7 @@ def drop_everything(run: Run[Parameters]) -> Note:
     with run.recording_failure(), advisory_lock(run.target) as check_lock:
         run.note("drop begins")
         backup = save_backup(run)
+        run.settle_interrupted()
         run.write_history()
         check_lock()
         schemas = _drop_schemas(run, backup)
@@ -217,6 +218,7 @@ def run_install(run: Run[Parameters]) -> Applied | Note:
         run.same_files(plan)
         files = [(step.revision, step.sha256) for step in plan.steps]
         run.note("installation begins", plan_sha256=plan.sha256, revision_files=files)
+        run.settle_interrupted()
         run.write_history()
         return run.keep("applied", execute(run, plan, check_lock))
 

@@ -11,7 +11,7 @@ import getpass
 import os
 import platform
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any, Generic, NoReturn, Self, TypeVar
 
 from playbook.database import connect, server_info
-from playbook.errors import GuardRefused, PlaybookError
-from playbook.history import settle_history, write_history
+from playbook.errors import GuardRefused, MigrationStopped, PlaybookError, TargetBusy
+from playbook.history import has_history, read_history, settle_history, write_history
+from playbook.interrupts import sigterm_as_interrupt
 from playbook.migrate import Alembic
 from playbook.parameters import Common, read_parameters
-from playbook.present import install_formatters, note, show
+from playbook.present import install_formatters, note, progress, show
 from playbook.receipts import (
     OUTCOMES,
     RECEIPT,
@@ -37,8 +38,10 @@ from playbook.receipts import (
 from playbook.records import (
     Banner,
     Checks,
+    History,
     Outcome,
     Plan,
+    Receipt,
     RevisionGraph,
     ServerInfo,
     Snapshot,
@@ -46,10 +49,10 @@ from playbook.records import (
 )
 from playbook.revisions import join, pending
 from playbook.sandbox import open_target
-from playbook.snapshot import take_snapshot
+from playbook.snapshot import EVERYTHING, Reading, take_snapshot
 from playbook.targets import Target, load_target, protected_targets, redact
 
-__all__ = ["Run", "software_versions"]
+__all__ = ["Run", "protected_as_its_twin", "software_versions"]
 
 FORMAT_VERSION = 1
 
@@ -117,7 +120,7 @@ class Run(Generic[P]):
             target = open_target(target, state=state)
             with connect(target, read_only=True) as connection:
                 server = server_info(connection)
-            target = _protected_as_its_twin(target, server)
+            target = protected_as_its_twin(target, server)
             alembic.open(target, server, session={})
             return cls(runbook, parameters, target, server, alembic)
         except BaseException:
@@ -149,13 +152,39 @@ class Run(Generic[P]):
         self.graph = self.alembic.graph()
         return self.graph
 
-    def snapshot(self, *, fingerprints: bool = True) -> Snapshot:
+    def known_runs(self) -> History:
+        """Return all writing runs, the newest first: the target's history, and receipts it lacks.
+
+        Those that came with a copied or restored database are among them: `is_of_here` tells.
+        """
+        with connect(self.target, read_only=True) as connection:
+            history = read_history(connection)
+        receipts = known_receipts(self.target, self.server, self.parameters.output_dir)
+        merged = {receipt.run_id: receipt for receipt in (*history.runs, *receipts)}
+        newest_first = sorted(merged.values(), key=lambda r: (r.started_at, r.run_id), reverse=True)
+        return History(tuple(newest_first))
+
+    def is_of_here(self, receipt: Receipt) -> bool:
+        """Say whether a run was on this very database: only then do its transaction ids count."""
+        here = (self.server.system_identifier, self.server.database_oid)
+        return (receipt.system_identifier, receipt.database_oid) == here
+
+    def snapshot(
+        self,
+        *,
+        fingerprints: bool = True,
+        limits: Reading = EVERYTHING,
+        like: Snapshot | None = None,
+    ) -> Snapshot:
         """Count (and fingerprint) every table but Alembic's own, as it is now."""
         return take_snapshot(
             self.target,
             self.graph.current,
             except_tables=(self.version_table,),
             fingerprints=fingerprints,
+            limits=limits,
+            like=like,
+            on_progress=progress,
         )
 
     def keep(self, step: str, record: T) -> T:
@@ -230,12 +259,15 @@ class Run(Generic[P]):
 
         Raises:
             GuardRefused: with one reason per STOP.
+            TargetBusy: one of them is another run.
         """
         if not checks.stops:
             return checks
         show(checks)
         reasons = [f"{f.subject}: {f.detail} {f.remedy}" for f in checks.stops]
-        raise GuardRefused(f"`{self.runbook}` refused: {' '.join(reasons)}", reasons=reasons)
+        busy = any(finding.code == "other-run" for finding in checks.stops)
+        kind = TargetBusy if busy else GuardRefused
+        raise kind(f"`{self.runbook}` refused: {' '.join(reasons)}", reasons=reasons)
 
     def must_be_confirmed(self, confirm: str) -> None:
         """Refuse unless ``confirm`` is the database's name.
@@ -266,23 +298,52 @@ class Run(Generic[P]):
         try:
             yield
         except GuardRefused as refusal:
-            self.begin()
-            self.finish("refused", str(refusal))
+            self._refuse(refusal)
             raise
 
     @contextmanager
     def recording_failure(self) -> Iterator[None]:
-        """Write ``failed`` (or ``rolled back``) to receipt and history if the block fails."""
+        """Write ``failed`` (or ``rolled back``, ``interrupted``) if the block fails.
+
+        A SIGTERM ends the block as an interrupt does.
+
+        Raises:
+            MigrationStopped: in place of a KeyboardInterrupt.
+        """
         try:
-            yield
+            with sigterm_as_interrupt():
+                yield
         except GuardRefused as refusal:
-            self.begin()
-            self.finish("refused", str(refusal))
+            self._refuse(refusal)
+            raise
+        except KeyboardInterrupt:
+            stopped = MigrationStopped(
+                f"`{self.runbook}` was told to stop.",
+                state="What its revisions did stands." if self.steps else "No revision was run.",
+                remedy=f"To go on, run `{self.runbook}` again.",
+            )
+            self.finish("interrupted", str(stopped))
+            raise stopped from None
+        except MigrationStopped as stopped:
+            self.finish("interrupted", str(stopped))
             raise
         except BaseException as error:
             outcome = "rolled back" if self.went_back else "failed"
             self.finish(outcome, str(error) or type(error).__name__)
             raise
+
+    def _refuse(self, refusal: GuardRefused) -> None:
+        """Write ``refused`` to the receipt.
+
+        Who came second to another run is told of in the target's history as well, if it keeps
+        one; what was never fit to run leaves the target alone.
+        """
+        self.begin()
+        busy = isinstance(refusal, TargetBusy) and not getattr(self.parameters, "dry_run", False)
+        if busy and not self.has_ended:
+            with suppress(PlaybookError):  # then the receipt tells it alone
+                self._in_history = self._in_history or has_history(self.target)
+        self.finish("refused", str(refusal))
 
     def show_then_fail(self, record: object, error: PlaybookError) -> NoReturn:
         """Show a record, write ``failed`` to receipt and history, and raise."""
@@ -294,15 +355,29 @@ class Run(Generic[P]):
         """Refuse if the database is no longer at the revision this run has read.
 
         Raises:
-            GuardRefused: somebody migrated it meanwhile.
+            TargetBusy: somebody migrated it meanwhile, to where this run was to go or elsewhere.
         """
         now = self.alembic.current()
-        if sorted(now) != sorted(self.graph.current):
-            raise GuardRefused(
-                f"The database is at {join(now)} now, not at {join(self.graph.current)} as when "
-                "this run began: somebody else migrated it.",
-                remedy="Run the notebook's cells from the top.",
-            )
+        if sorted(now) == sorted(self.graph.current):
+            return
+        plan = self.taken("plan", Plan)
+        done = plan is not None and sorted(now) == sorted(plan.to_revisions)
+        raise TargetBusy(
+            f"The database is at {join(now)} now, not at {join(self.graph.current)} as when this "
+            f"run began: {self._who_came_first(now)} migrated it.",
+            state="This run changed nothing, and nothing is left to do: that is where it was to go."
+            if done
+            else "Nothing was changed.",
+            remedy="Run `status` to see it." if done else "Run the notebook's cells from the top.",
+        )
+
+    def _who_came_first(self, now: Sequence[str]) -> str:
+        """Return which run took the database to where it is; ``somebody else`` if none says so."""
+        with suppress(PlaybookError), connect(self.target, read_only=True) as connection:
+            for run in read_history(connection).runs:
+                if run.steps and sorted(run.to_revisions) == sorted(now):
+                    return f"{run.who}, in the run {run.run_id},"
+        return "somebody else"
 
     def same_files(self, plan: Plan) -> None:
         """Refuse if a revision file, or the SQL that it renders to, is not as in the plan.
@@ -351,6 +426,7 @@ class Run(Generic[P]):
             "backup": "",
             "revision_files": [],
             "message": "",
+            "history_sha256": "",
             "events": [],
         }
         self._write()
@@ -394,15 +470,17 @@ class Run(Generic[P]):
 
         Where the role may not write there, the receipt says so and the run goes on.
 
-        **Effects**: creates the schema ``playbook`` and its table on first use.
+        **Effects**: creates the schema ``playbook`` and its tables on first use.
         """
         self._in_history = True
         try:
-            write_history(self.target, to_receipt(self._record, self.directory))
+            receipt = to_receipt(self._record, self.directory)
+            self._record["history_sha256"] = write_history(self.target, receipt)
+            self._record.pop("history", None)
         except PlaybookError as error:
             self._record["history"] = f"not written: {error.problem}"
-            with suppress(PlaybookError):
-                self._write()
+        with suppress(PlaybookError):  # a full disk: what the receipt said before is true, too
+            self._write()
 
     def settle_interrupted(self) -> None:
         """Write ``interrupted`` to receipts and history rows of killed runs on this database.
@@ -453,7 +531,7 @@ class Run(Generic[P]):
         write_receipt(self.directory / RECEIPT, self._record)
 
 
-def _protected_as_its_twin(target: Target, server: ServerInfo) -> Target:
+def protected_as_its_twin(target: Target, server: ServerInfo) -> Target:
     """Return a target, protected if a protected section of alembic.ini means the same database.
 
     A section of the same database's name is asked which database it is; one that cannot be

@@ -22,6 +22,7 @@ from typing import Any, Self
 
 from playbook.database import APPLICATION_NAME, end_session
 from playbook.errors import (
+    AlembicDied,
     GuardRefused,
     LockNotAcquired,
     MigrationFailed,
@@ -36,11 +37,11 @@ __all__ = ["CONCURRENTLY_TIMEOUT", "Alembic", "EventHandler"]
 
 RUNNER = Path(__file__).with_name("runner.py")
 CONCURRENTLY_TIMEOUT = "5min"
-"""lock_timeout of CONCURRENTLY steps: they wait for old snapshots anywhere in the database."""
+"""How long CONCURRENTLY steps may wait, if nobody says otherwise: they wait for old snapshots
+anywhere in the database, and a limit that strikes leaves an invalid index."""
 SESSION = {
     "application_name": APPLICATION_NAME,
     "client_connection_check_interval": "1s",
-    "concurrently_timeout": CONCURRENTLY_TIMEOUT,
 }
 """Settings of every session of the child; the server notices within 1 s if the child died."""
 STOP_WAIT_S = 5.0
@@ -50,6 +51,32 @@ EventHandler = Callable[[Mapping[str, Any]], None]
 
 def ignore_event(event: Mapping[str, Any]) -> None:
     """Take an event and do nothing: the default where nobody watches."""
+
+
+class Committed:
+    """Follows the statements of a revision: which of them no rollback undoes any more.
+
+    ``left_transaction`` tells whether there may be any; ``statements`` are those of which it is
+    known, in their order: the one under way when a revision fails is not among them.
+    """
+
+    def __init__(self) -> None:
+        self.left_transaction = False
+        self.statements: list[str] = []
+        self._open: list[str] = []  # of the transaction under way
+        self._alone: list[str] = []  # the last one, if it ran outside a transaction
+
+    def see(self, event: Mapping[str, Any]) -> None:
+        """Take a ``statement`` event: a statement that is about to run, or that a COMMIT ran."""
+        self.statements += self._alone  # another one follows it, so it was done
+        self._alone = []
+        if event["outside"]:
+            self.left_transaction = True
+        if event["autocommit"] or not event["sql"]:
+            self.statements += self._open
+            self._open = []
+        if event["sql"]:
+            (self._alone if event["autocommit"] else self._open).append(redact(event["sql"]))
 
 
 class Alembic:
@@ -69,15 +96,16 @@ class Alembic:
         self._target = target
         self._session: dict[str, str] = {}
         self._requests = 0
-        self.left_transaction = False
-        """Whether the last revision that was run did something that no rollback undoes."""
+        self.committed = Committed()
+        """What the last revision that was run did that no rollback undoes."""
+        self._has_read = False
+        self.session_pid = 0
         self._start()
 
     def _start(self) -> None:
         target = self._target
         self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         self._versions: dict[str, str] = {}
-        self.session_pid = 0
         try:
             self._child = subprocess.Popen(
                 [target.python or sys.executable, "-u", str(RUNNER)],
@@ -145,6 +173,7 @@ class Alembic:
         """Return the revisions and, if asked, where the database stands (as env.py sees it)."""
         files = self._ask("graph")
         where = self._ask("current") if current else {"current": []}
+        self._has_read = True
         revisions = tuple(_revision(record) for record in files["revisions"])
         known = {revision.revision for revision in revisions}
         return RevisionGraph(
@@ -233,7 +262,7 @@ class Alembic:
             MigrationFailed: any other failure, with the statement and its SQLSTATE.
             WrongDatabase: env.py reached another database.
         """
-        self.left_transaction = False
+        self.committed = Committed()
         try:
             result = self._ask(
                 "run",
@@ -289,14 +318,18 @@ class Alembic:
         """Kill the child, end its session in the server, and start another.
 
         **Effects**: PostgreSQL rolls back what the session had not committed, before this
-        returns.
+        returns. Where the server cannot be reached, there is a child again, but what the session
+        did is not known: call this again.
         """
         self._child.kill()
         self.close()
-        if self.session_pid:
-            end_session(self._target, self.session_pid)
-        self._start()
-        self.open(self._target, server, session=self._session)
+        try:
+            if self.session_pid:
+                end_session(self._target, self.session_pid)
+                self.session_pid = 0
+        finally:
+            self._start()
+            self.open(self._target, server, session=self._session)
 
     def close(self) -> None:
         """End the child: it leaves when its input closes, or is killed after 5 s."""
@@ -338,8 +371,8 @@ class Alembic:
                 raise self._error(command, event)
             if event["event"] == "session":
                 self.session_pid = event["pid"]
-            if event["event"] == "statement" and event["step"] and event["outside"]:
-                self.left_transaction = True
+            if event["event"] == "statement" and event["step"]:
+                self.committed.see(event)
             on_event(event)
         raise self._died()
 
@@ -353,7 +386,13 @@ class Alembic:
                 remedy=f"Correct python = ... in {self._target.alembic_ini.name}, or install "
                 "Alembic and the driver there.",
             )
-        return MigrationFailed(
+        if not self._has_read and code > 0:
+            return SettingsError(
+                "The process that runs Alembic ended while it read the project (exit code "
+                f"{code}): {_sentence(last[0])}",
+                remedy=f"See that `alembic current` works in {self._target.project}.",
+            )
+        return AlembicDied(
             f"The process that ran Alembic ended by itself (exit code {code}): "
             f"{_sentence(last[0])}",
             state="PostgreSQL rolled back what it had not committed.",
@@ -382,11 +421,9 @@ class Alembic:
                 state="PostgreSQL rolled this revision back.",
                 remedy="Stop those writes, then run the notebook's cells from the top.",
             )
-        if command in {"open", "graph", "plan", "drift"} and (
-            event["alembic"] or command == "open"
-        ):
+        if command in {"open", "graph", "plan", "drift"} and event["alembic"]:
             return SettingsError(f"Alembic says: {_sentence(text)}")
-        if command == "graph":
+        if command in {"open", "graph"}:
             return SettingsError(
                 f"The project's revision files cannot be loaded: {kind}: {_sentence(text)}",
                 remedy=f"See that `alembic history` works in {self._target.project}.",

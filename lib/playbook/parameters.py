@@ -22,6 +22,9 @@ INJECTED = "# Parameters"
 """The first line of the cell that papermill injects."""
 
 
+LONGEST_TEXT = 2000
+
+
 @dataclass(frozen=True)
 class Common:
     """What every runbook takes."""
@@ -93,11 +96,26 @@ def _unknown(name: str, known: list[str]) -> SettingsError:
 def _check_type(name: str, value: Any, default: Any) -> None:
     """Refuse a value of another type than the default's; bool and int are told apart."""
     if type(value) is type(default) or (isinstance(default, float) and type(value) is int):
+        if isinstance(value, str):
+            _check_text(name, value)
         return
     raise SettingsError(
         f"{name}={value!r} is {_kind(value)}, and it must be {_kind(default)}.",
         remedy=_what_to_write(name, value, default),
     )
+
+
+def _check_text(name: str, text: str) -> None:
+    """Refuse a text that no file system or server can take, or nobody can have meant."""
+    problem = ""
+    if len(text) > LONGEST_TEXT:
+        problem = f"has {len(text)} characters, more than the {LONGEST_TEXT} that it may have"
+    elif any(c == "\0" or "\ud800" <= c <= "\udfff" for c in text):
+        problem = "holds a character that is no text (a NUL or half of a surrogate pair)"
+    if problem:
+        raise SettingsError(
+            f"The parameter {name} {problem}.", remedy=f"Write -r {name} TEXT without it."
+        )
 
 
 def _kind(value: Any) -> str:

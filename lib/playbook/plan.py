@@ -15,32 +15,37 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from psycopg2 import sql
 
-from playbook.catalog import table_names, table_sizes
+from playbook.catalog import table_names
 from playbook.database import connect, server_info
 from playbook.dump import dump_schema, find_client_tools, load_sql
 from playbook.errors import (
     BackupFailed,
     GuardRefused,
+    LockNotAcquired,
     MigrationFailed,
     PlaybookError,
     SettingsError,
+    StatementTimeout,
     explain,
 )
 from playbook.hazards import find_hazards
+from playbook.known import read_known
+from playbook.leftovers import held, hold_database, scratch_name, sweep_databases
 from playbook.migrate import Alembic
-from playbook.records import Hazards, Plan, PlanStep, RevisionGraph
+from playbook.probes import COUNT_LIMIT, count_violations, with_counts
+from playbook.records import Hazards, Loss, Plan, PlanStep, RevisionGraph
 from playbook.revisions import after, check_target, join
+from playbook.salvage import find_loss
 from playbook.sandbox import drop_database, open_target
-from playbook.statements import tables_in
+from playbook.statements import dropped_objects, tables_in
+from playbook.suspects import find_suspects
 from playbook.targets import Target
 
 __all__ = ["METHODS", "build_plan", "read_plan_hash", "reverse_sql", "weigh_hazards"]
 
-ROW_BYTES = 100
 METHODS = ("auto", "offline", "observed")
 
 
@@ -136,20 +141,31 @@ def read_plan_hash(path: Path) -> str:
         ) from error
 
 
-def weigh_hazards(target: Target, plan: Plan) -> Hazards:
-    """Return the hazards of a plan's SQL, weighed with the tables' sizes as they are now.
+def weigh_hazards(target: Target, plan: Plan, *, loss: Loss | None = None) -> Hazards:
+    """Return the hazards of a plan's SQL, weighed with the tables' sizes and rows as they are now.
 
-    A table that was never analysed is taken to have a row per `ROW_BYTES` bytes.
+    Args:
+        loss: what the plan drops, where that has been counted already.
     """
+    if plan.is_empty:
+        return Hazards(())
     with connect(target, read_only=True) as connection:
-        sizes = table_sizes(connection)
-    rows = {
-        f"{t.schema}.{t.table}": t.estimated_rows
-        if t.estimated_rows >= 0
-        else t.table_bytes // ROW_BYTES
-        for t in sizes
-    }
-    return find_hazards(plan.steps, rows)
+        known = read_known(connection)
+    known = replace(known, held=_held(target, plan, loss))
+    found = find_hazards(plan.steps, known)
+    suspects = find_suspects(plan.steps, known, is_observed=plan.method == "observed")
+    return with_counts(found, plan.steps, count_violations(target, suspects))
+
+
+def _held(target: Target, plan: Plan, loss: Loss | None) -> dict[tuple[str, str], int]:
+    """Return what each table or column that is dropped holds; nothing if that takes too long."""
+    if not dropped_objects(plan.sql):
+        return {}
+    try:
+        loss = loss or find_loss(target, plan, version_table="", limit=COUNT_LIMIT)
+    except (StatementTimeout, LockNotAcquired):
+        return {}
+    return {(item.table, item.column): item.rows for item in loss.items}
 
 
 def _sql(
@@ -254,21 +270,22 @@ def _empty_copy(target: Target) -> Iterator[Target]:
     with connect(target, read_only=True) as connection:
         tools = find_client_tools(server_info(connection).version_num)
     schema = dump_schema(target, tools=tools)
-    name = f"playbook_scratch_{uuid4().hex[:8]}"
+    name = scratch_name("scratch")
     beside = replace(
         target.with_conninfo(), kind="sandbox", seed="", conninfo={"dbname": name}, protected=False
     )
-    copy = open_target(beside, state="empty")
-    try:
+    with held(beside):
+        copy = open_target(beside, state="empty")
         try:
-            load_sql(schema, copy, tools=tools)
-        except BackupFailed:
-            with _copy_on_server(target, name, schema) as own:
-                yield own
-        else:
-            yield copy
-    finally:
-        drop_database(copy)
+            try:
+                load_sql(schema, copy, tools=tools)
+            except BackupFailed:
+                with _copy_on_server(target, name, schema) as own:
+                    yield own
+            else:
+                yield copy
+        finally:
+            drop_database(copy)
 
 
 @contextmanager
@@ -278,6 +295,8 @@ def _copy_on_server(target: Target, name: str, schema: str) -> Iterator[Target]:
     with connect(target) as admin, admin.cursor() as cursor:
         tools = find_client_tools(server_info(admin).version_num)
         try:
+            sweep_databases(admin)
+            hold_database(admin, name)
             cursor.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(quoted))
             load_sql(schema, copy, tools=tools)
         except PlaybookError as error:

@@ -6,33 +6,29 @@ is something to do. The answers are in the order in which they were asked.
 
 from __future__ import annotations
 
-import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from psycopg2.extensions import connection as Connection
 
 from playbook.catalog import (
-    holders,
     invalid_indexes,
-    missing_privileges,
-    open_transactions,
-    prepared_transactions,
     relation_exists,
     standbys,
     table_names,
     unvalidated_constraints,
-    vacuums,
 )
 from playbook.database import connect, lock_holder, settings_stick
-from playbook.dump import find_client_tools
-from playbook.errors import BackupFailed
+from playbook.obstacles import find_obstacles
 from playbook.present import count, moment
+from playbook.privileges import find_history_rights, find_privileges, find_row_security
 from playbook.records import (
     Backups,
-    Blocker,
     Checks,
+    DataCheckResult,
+    DataChecks,
     Finding,
     Hazards,
     Receipt,
@@ -40,14 +36,14 @@ from playbook.records import (
     ServerInfo,
     Severity,
 )
-from playbook.revisions import join, pending
+from playbook.revisions import applied, join, pending
+from playbook.room import backup_room, find_client, server_room
 from playbook.targets import Target
 
 __all__ = ["Question", "check"]
 
 OLDEST_SUPPORTED = 130000
 """PostgreSQL 13, as server_version_num."""
-LONG_TRANSACTION_S = 60.0
 LATE_BYTES = 256 * 1024 * 1024
 """A standby so far behind needs many segments of WAL (16 MB each) to catch up."""
 
@@ -56,9 +52,10 @@ LATE_BYTES = 256 * 1024 * 1024
 class Question:
     """What the answers depend on besides the database.
 
-    ``tables``, ``locks`` (the mode on each table) and ``hazards`` are those of the plan;
-    ``backup_folder`` is where a backup will go (None: none will be taken); ``backups`` are those
-    that there are (None: that is not asked).
+    ``tables``, ``locks`` (the mode on each table), ``sql`` and ``hazards`` are those of the plan;
+    ``sql`` is "" where nothing will run. ``backup_folder`` is where a backup will go (None: none
+    will be taken); ``backups`` are those that there are, ``checks`` the data checks as they are now
+    (None: not asked).
     """
 
     graph: RevisionGraph
@@ -69,22 +66,55 @@ class Question:
     backup_folder: Path | None = None
     hazards: Hazards | None = None
     backups: Backups | None = None
+    sql: str = ""
+    checks: DataChecks | None = None
+
+
+WHY: Mapping[str, str] = {
+    "server": "A standby refuses every write; on a version never tried, SQL may act differently.",
+    "version-table": "Alembic decides by this table what is to run: if it is wrong, revisions run "
+    "twice or never.",
+    "heads": "`head` names no single revision, so Alembic refuses it.",
+    "revision-files": "Databases made from the edited file differ from this one, and a rollback "
+    "undoes something else than what was done.",
+    "privileges": "The first statement that lacks one fails in the middle of the upgrade.",
+    "history": "Edited files, earlier runs and who changed what are then known on this machine "
+    "only; the run itself goes on.",
+    "row-level-security": "Rows that a policy hides would be missed by updates, counts and the "
+    "backup; this session makes that an error instead.",
+    "other-run": "Two runs at once apply the same revision twice, or deadlock.",
+    "last-run": "What stopped it may stop this run too, or have left something half done.",
+    "invalid-indexes": "They slow every write and serve no query; a unique one does not guard.",
+    "unvalidated-constraints": "A later revision that relies on them meets rows that break them.",
+    "standbys": "A migration's WAL comes on top: replicas serve older data, and a slot fills the "
+    "primary's disk.",
+    "pooler": "Timeouts would not guard the statements, and two runs could write at once.",
+    "hazards": "Whoever reads or writes these tables waits meanwhile, and so does the application.",
+    "data-checks": "They fail after the upgrade too, and hide what the upgrade itself breaks.",
+    "backups": "Without one, what a change destroys is gone.",
+    "pg-dump": "Without a pg_dump as new as the server there is no backup.",
+    "disk-room": "A backup that does not fit is none, and a full disk stops other programs.",
+    "server-room": "A rewritten table needs its size once more until commit; a server whose disk "
+    "is full stops.",
+}
+"""Why a finding matters where it does not say so itself, by its code."""
 
 
 def check(target: Target, server: ServerInfo, question: Question) -> Checks:
     """Ask everything, in one read-only session."""
+    version_table = (question.graph.version_table_schema, question.graph.version_table)
     with connect(target, read_only=True) as connection:
         findings = [
             _server(server),
             _version_table(connection, question.graph),
             _heads(question.graph),
             _files(question.edited),
-            _privileges(connection, question.tables),
+            find_privileges(connection, question.sql, question.tables, version_table),
+            *_for_what_runs(connection, server, question),
+            find_row_security(connection, question.tables),
             _other_run(connection),
-            _interrupted(question.receipts),
-            _transactions(connection, question.locks),
-            _prepared(connection),
-            _vacuums(connection, question.tables),
+            _last_run(question.receipts, question.graph),
+            *find_obstacles(connection, question.locks, question.sql, question.tables),
             _indexes(connection),
             _constraints(connection),
             _standbys(connection, server),
@@ -94,9 +124,26 @@ def check(target: Target, server: ServerInfo, question: Question) -> Checks:
         findings.append(_hazards(question.hazards))
     if question.backups is not None:
         findings.append(_backups(question.backups))
+    if question.checks is not None:
+        findings.append(_data(question.checks))
     if question.backup_folder:
-        findings += [_client(server), _room(server, question.backup_folder)]
-    return Checks(tuple(findings))
+        findings += [find_client(server), backup_room(server, question.backup_folder)]
+    return Checks(tuple(map(_with_reason, findings)))
+
+
+def _with_reason(finding: Finding) -> Finding:
+    if finding.severity is Severity.OK:
+        return finding
+    return replace(finding, why=finding.why or WHY[finding.code])
+
+
+def _for_what_runs(
+    connection: Connection, server: ServerInfo, question: Question
+) -> tuple[Finding, ...]:
+    """Return what matters only if something will run."""
+    if not question.sql:
+        return ()
+    return (find_history_rights(connection), server_room(connection, server, question.tables))
 
 
 def _server(server: ServerInfo) -> Finding:
@@ -130,6 +177,15 @@ def _version_table(connection: Connection, graph: RevisionGraph) -> Finding:
             f"It holds {join(graph.unknown)}, which no revision file has.",
             "Bring the missing file back, or check that this is the right project.",
         )
+    disorder = _disorder(graph)
+    if disorder:
+        return Finding(
+            "version-table",
+            Severity.STOP,
+            name,
+            disorder,
+            f"Delete that row from {name}: `alembic current` then names the true revisions.",
+        )
     others = [table for table in table_names(connection) if table != name]
     if others and not relation_exists(connection, graph.version_table_schema, graph.version_table):
         return Finding(
@@ -141,6 +197,22 @@ def _version_table(connection: Connection, graph: RevisionGraph) -> Finding:
             "stands on them, `alembic stamp base`.",
         )
     return Finding("version-table", Severity.OK, name, f"The database is at {join(graph.current)}.")
+
+
+def _disorder(graph: RevisionGraph) -> str:
+    """Return which row of the version table cannot be; "" if all can.
+
+    Alembic keeps one row per head of what is applied, so no row is a parent of another.
+    """
+    twice = [one for one, number in Counter(graph.current).items() if number > 1]
+    if twice:
+        return f"It holds {join(twice)} more than once."
+    for one in graph.current:
+        below = applied(replace(graph, current=(one,))) - {one}
+        under = [other for other in graph.current if other in below]
+        if under:
+            return f"It holds {join(under)} beside {one}, which already stands on it."
+    return ""
 
 
 def _heads(graph: RevisionGraph) -> Finding:
@@ -174,24 +246,6 @@ def _files(edited: Sequence[str]) -> Finding:
     )
 
 
-def _privileges(connection: Connection, tables: Sequence[str]) -> Finding:
-    wanted = [f"table {table}:" for table in tables]
-    missing = [
-        item
-        for item in missing_privileges(connection)
-        if item.startswith("schema ") or any(item.startswith(name) for name in wanted)
-    ]
-    if missing:
-        return Finding(
-            "privileges",
-            Severity.STOP,
-            "; ".join(missing),
-            "This role may not change it.",
-            "Run as the owner, or ask for what is named here.",
-        )
-    return Finding("privileges", Severity.OK, "role", "It may change what the plan touches.")
-
-
 def _other_run(connection: Connection) -> Finding:
     holder = lock_holder(connection)
     if holder:
@@ -205,51 +259,58 @@ def _other_run(connection: Connection) -> Finding:
     return Finding("other-run", Severity.OK, "advisory lock", "No other run is in progress.")
 
 
-def _interrupted(receipts: Sequence[Receipt]) -> Finding:
-    """Warn if the last writing run here was killed."""
-    if receipts and receipts[0].outcome == "interrupted":
-        last = receipts[0]
+def _last_run(receipts: Sequence[Receipt], graph: RevisionGraph) -> Finding:
+    """Warn if the last writing run here was killed or failed, and say how to go on."""
+    if not receipts:
+        return Finding("last-run", Severity.OK, "receipts", "There was none yet.")
+    last = receipts[0]
+    if last.outcome == "interrupted":
+        return Finding(
+            "last-run", Severity.WARN, last.run_id, _interrupted(last, graph), _go_on(last)
+        )
+    if last.outcome == "failed":
         return Finding(
             "last-run",
             Severity.WARN,
             last.run_id,
-            f"It was interrupted; it had begun at {join(last.from_revisions)}.",
-            "Compare with where the database is now; running `upgrade` again goes on from there.",
+            f"It failed: {last.message}{_half_applied(last, graph)}",
+            f"See that its cause is mended, then run `{last.runbook}` again.",
         )
-    if receipts and receipts[0].outcome == "failed":
-        return Finding(
-            "last-run",
-            Severity.WARN,
-            receipts[0].run_id,
-            f"It failed: {receipts[0].message}",
-            "See that its cause is mended.",
-        )
-    detail = f"The last run ended: {receipts[0].outcome}." if receipts else "There was none yet."
-    return Finding("last-run", Severity.OK, "receipts", detail)
+    return Finding("last-run", Severity.OK, "receipts", f"The last run ended: {last.outcome}.")
 
 
-def _transactions(connection: Connection, locks: Mapping[str, str]) -> Finding:
-    """Warn of sessions whose locks are in the plan's way, or that have been open for long."""
-    blockers = holders(connection, locks) if locks else []
-    old = open_transactions(connection, older_than_s=LONG_TRANSACTION_S)
-    if blockers or old:
-        sessions = {session.pid: session for session in (*blockers, *old)}
-        return Finding(
-            "open-transactions",
-            Severity.WARN,
-            ", ".join(f"pid {pid}" for pid in sessions),
-            "; ".join(_session(session) for session in sessions.values()),
-            "Wait for them, or end them: SELECT pg_terminate_backend(PID).",
-        )
-    return Finding("open-transactions", Severity.OK, "sessions", "None is in the way.")
+def _interrupted(last: Receipt, graph: RevisionGraph) -> str:
+    """Return what is known of a killed run: where it began, what was under way, where it is."""
+    begun = f"It was interrupted; it had begun at {join(last.from_revisions)}"
+    if last.goal is None and last.runbook != "init":
+        return f"{begun} and had changed nothing."
+    place = f"the database is at {join(graph.current)} now"
+    if not _is_unfinished(last, graph):
+        return f"{begun}, and {place}."
+    rolled_back = "" if last.leaves_transaction else f" {last.under_way} was rolled back whole."
+    return f"{begun}, and {place}.{rolled_back}{_half_applied(last, graph)}"
 
 
-def _session(session: Blocker) -> str:
-    held = f", holds locks on {', '.join(session.tables)}" if session.tables else ""
-    return (
-        f"{session.user} in {session.application or 'an unnamed application'}, {session.state}, "
-        f"open for {session.transaction_age_s:.0f} s{held}"
-    )
+def _is_unfinished(last: Receipt, graph: RevisionGraph) -> bool:
+    """Say whether the revision that was under way when a run ended did not come through."""
+    done = (last.under_way in applied(graph)) == (last.direction == "upgrade")
+    return bool(last.under_way) and not done
+
+
+def _half_applied(last: Receipt, graph: RevisionGraph) -> str:
+    """Name the revision of which a run may have left a part; "" if it cannot have."""
+    if not last.leaves_transaction or not _is_unfinished(last, graph):
+        return ""
+    return f" {last.under_way} is half-applied: it commits parts of itself, which may be there."
+
+
+def _go_on(last: Receipt) -> str:
+    if last.goal is None:
+        return f"Run `{last.runbook}` again."
+    onward = {"upgrade": "upgrade", "downgrade": "rollback"}[last.direction]
+    if len(last.goal) > 1:
+        return f"`{onward}` goes on from there."
+    return f"`{onward}` with -r target {join(last.goal)} goes on from there."
 
 
 def _indexes(connection: Connection) -> Finding:
@@ -263,35 +324,6 @@ def _indexes(connection: Connection) -> Finding:
             "REINDEX INDEX CONCURRENTLY, or drop them and build them again.",
         )
     return Finding("invalid-indexes", Severity.OK, "indexes", "All are valid.")
-
-
-def _prepared(connection: Connection) -> Finding:
-    prepared = prepared_transactions(connection)
-    if prepared:
-        return Finding(
-            "prepared-transactions",
-            Severity.WARN,
-            ", ".join(gid for gid, *_ in prepared),
-            f"The oldest is {prepared[0][2]:.0f} s old; they hold their locks until ended.",
-            "Ask the transaction manager, then COMMIT PREPARED or ROLLBACK PREPARED.",
-        )
-    return Finding("prepared-transactions", Severity.OK, "two-phase commit", "There are none.")
-
-
-def _vacuums(connection: Connection, tables: Sequence[str]) -> Finding:
-    """Warn of vacuums on the plan's tables: the one against wraparound does not give way."""
-    found = vacuums(connection, tables)
-    if found:
-        return Finding(
-            "vacuum",
-            Severity.WARN,
-            ", ".join(f"{table} (pid {pid})" for table, pid, _ in found),
-            "A vacuum to prevent wraparound is under way, which does not give way."
-            if any(hard for *_, hard in found)
-            else "A vacuum is under way; autovacuum gives way to a lock request.",
-            "Wait until it has ended (pg_stat_progress_vacuum).",
-        )
-    return Finding("vacuum", Severity.OK, "vacuum", "None is under way on these tables.")
 
 
 def _constraints(connection: Connection) -> Finding:
@@ -338,6 +370,16 @@ def _pooler(target: Target) -> Finding:
 
 def _hazards(hazards: Hazards) -> Finding:
     """Stop for statements that would keep others waiting too long, or fail, unless excused."""
+    certain = [h for h in hazards.stops if h.is_certain]
+    if certain:
+        return Finding(
+            "hazards",
+            Severity.STOP,
+            ", ".join(dict.fromkeys(f"{h.rule} on {h.table}" for h in certain)),
+            " ".join(h.detail for h in certain),
+            "Mend the rows first: `preview` shows the query that finds them. No exemption lifts "
+            "this.",
+        )
     if hazards.stops:
         worst = max(hazards.stops, key=lambda h: h.blocked_s)
         return Finding(
@@ -376,41 +418,19 @@ def _backups(backups: Backups) -> Finding:
     )
 
 
-def _client(server: ServerInfo) -> Finding:
-    try:
-        tools = find_client_tools(server.version_num)
-    except BackupFailed as error:
-        return Finding("pg-dump", Severity.STOP, "pg_dump", error.problem, error.remedy)
-    return Finding(
-        "pg-dump", Severity.OK, f"pg_dump {tools.version}", "It serves this server's version."
-    )
-
-
-def _room(server: ServerInfo, folder: Path) -> Finding:
-    """Stop if the backup would not fit even when it compresses to half of the database.
-
-    What zstd has not taken up yet lies there as plain text, for a moment: all of it at the worst,
-    which is seldom more than the database. Then the backup fails, and says so.
-    """
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    free = shutil.disk_usage(existing).free
-    room = (
-        f"{free // 2**20} MB are free for the backup of a {server.size_bytes // 2**20} MB database"
-    )
-    if free < server.size_bytes / 2:
+def _data(checks: DataChecks) -> Finding:
+    """Warn of rows that break the rules already."""
+    if checks.failed:
         return Finding(
-            "disk-room",
-            Severity.STOP,
-            existing.name,
-            f"{room}.",
-            "Make room, or choose another folder for backups.",
-        )
-    if free < server.size_bytes:
-        return Finding(
-            "disk-room",
+            "data-checks",
             Severity.WARN,
-            existing.name,
-            f"{room}: enough for what stays, perhaps not for the plain text on its way there.",
-            "Make room, or choose another folder for backups.",
+            ", ".join(check.name for check in checks.failed),
+            f"Broken already before the upgrade: {'; '.join(map(_failed, checks.failed))}.",
+            "Correct the rows first (`verify` shows some of them), or go on: they do not fail it.",
         )
-    return Finding("disk-room", Severity.OK, "backup", "There is room for it.")
+    said = f"All {len(checks.results)} hold." if checks.results else "There are none."
+    return Finding("data-checks", Severity.OK, "rows", said)
+
+
+def _failed(check: DataCheckResult) -> str:
+    return f"{check.name} ({check.error or count(check.failing_rows, 'row')})"

@@ -75,10 +75,12 @@ from playbook.records import (
     Plan,
     PlanStep,
     Receipt,
+    Restored,
     Retention,
     Revision,
     RevisionGraph,
     Salvage,
+    Sessions,
     Severity,
     Snapshot,
     StepResult,
@@ -209,9 +211,10 @@ def _checks(checks: Checks) -> View:
 
 
 def _finding(finding: Finding) -> tuple[Cell, ...]:
+    why = (finding.why,) if finding.why and finding.severity is not Severity.OK else ()
     remedy = (f"→ {finding.remedy}",) if finding.remedy else ()
     pill = Pill(finding.severity.value, _SEVERITIES[finding.severity])
-    return pill, Code(finding.code), finding.subject, Lines(finding.detail, remedy)
+    return pill, Code(finding.code), finding.subject, Lines(finding.detail, (*why, *remedy))
 
 
 def _graph(graph: RevisionGraph) -> View:
@@ -226,12 +229,16 @@ def _graph(graph: RevisionGraph) -> View:
         )
         for one in newest_first
     )
-    rows = tuple(_revision(one, state[one.revision]) for one in newest_first)
-    found = Counter(state.values())
-    done = found["applied"] + found["current"]
-    blocks: list[Block] = [
-        Text(f"{count(len(rows), 'revision')}: {done} applied, {found['pending']} pending.")
-    ]
+    marks = [(revision, mark) for revision, mark in graph.marks if revision in state]
+    rows = tuple(
+        _revision(one, state[one.revision], [mark for name, mark in marks if name == one.revision])
+        for one in newest_first
+    )
+    found = Counter([*state.values(), *(mark for _, mark in graph.marks)])
+    found["applied"] += found.pop("current", 0)
+    words = [f"{found[word]} {word}" for word in ("applied", "pending")]
+    words += [f"{found[word]} {word}" for word in _MARKS if found[word]]
+    blocks: list[Block] = [Text(f"{count(len(rows), 'revision')}: {', '.join(words)}.")]
     if rows:
         blocks.append(Table(("revision", "state", "names", "message"), rows, graph=nodes))
     if not graph.current:
@@ -239,17 +246,33 @@ def _graph(graph: RevisionGraph) -> View:
     for unknown in graph.unknown:
         blocks.append(
             Text(
-                f"You are here: at {unknown}, a revision that no file has.", Pill("unknown", "bad")
+                f"You are here: at {unknown}, a revision that no file has.", Pill("missing", "bad")
             )
         )
+    for revision, mark in graph.marks:
+        if revision not in state and revision not in graph.unknown:
+            blocks.append(Text(f"{revision} was applied, and no file has it.", Pill(mark, "bad")))
     schema = f"{graph.version_table_schema}." if graph.version_table_schema else ""
     files = f"; files in {short_path(graph.script_directory, 1)}" if graph.script_directory else ""
     blocks.append(Text(f"Version table {schema}{graph.version_table}{files}.", style="small"))
     return View(tuple(blocks))
 
 
-def _revision(one: Revision, state: str) -> tuple[Cell, ...]:
-    here = Pill("◀ you are here", "look") if state == "current" else state
+_MARKS = {
+    "failed": "bad",
+    "interrupted": "bad",
+    "edited": "look",
+    "out of order": "look",
+    "missing": "bad",
+}
+"""What the history may tell of a revision, and how it is shown."""
+
+
+def _revision(one: Revision, state: str, marks: Sequence[str]) -> tuple[Cell, ...]:
+    text = ", ".join(("◀ you are here" if state == "current" else state, *marks))
+    tones = {_MARKS.get(mark, "look") for mark in marks}
+    pill = Pill(text, "bad" if "bad" in tones else "look")
+    here: Cell = pill if marks or state == "current" else text
     names = ["head", *one.branch_labels] if one.is_head else one.branch_labels
     return Code(one.revision), here, ", ".join(names), one.message
 
@@ -415,6 +438,7 @@ def _data_check(result: DataCheckResult) -> tuple[Cell, ...]:
 STATEMENT_LENGTH = 100
 """How much of a hazardous statement is quoted; the plan has it in full."""
 
+_VERDICTS = {"undeclared": "bad", "as declared": "quiet"}
 _HARMLESS = {"intact": "good", "added": "quiet", "columns added": "quiet"}
 """Kinds of difference that lose nothing, and how they are shown."""
 
@@ -423,13 +447,14 @@ def _comparison(comparison: Comparison) -> View:
     tables = [one for one in comparison.differences if not one.column]
     columns = [one for one in comparison.differences if one.column]
     kinds = {one.kind for one in comparison.differences}
-    changed = sum(one.kind not in _HARMLESS for one in comparison.differences if not one.column)
+    unknown = sum(one.kind == "not compared" for one in tables)
+    changed = sum(one.kind not in _HARMLESS for one in tables) - unknown
     calm = "all intact" if kinds <= {"intact"} else "only additions"
-    word = (
-        Pill(f"{count(changed, 'table')} changed or dropped", "look")
-        if changed
-        else Pill(calm, "good")
-    )
+    word = Pill(calm, "good")
+    if changed or unknown:
+        words = [f"{count(changed, 'table')} changed or dropped"] * bool(changed)
+        words += [f"{count(unknown, 'table')} not compared"] * bool(unknown)
+        word = Pill(", ".join(words), "look")
     blocks: list[Block] = [
         Text(f"{comparison.before} and {comparison.after}: {count(len(tables), 'table')}", word)
     ]
@@ -456,15 +481,30 @@ def _difference(one: Difference, *column: Cell) -> tuple[Cell, ...]:
     return (
         Code(one.table),
         *column,
-        _rows(one.rows_before),
-        _rows(one.rows_after),
-        Pill(one.kind, "bad" if one.kind == "dropped" else tone),
-        one.detail,
+        _rows(one.rows_before, one.kind),
+        _rows(one.rows_after, one.kind),
+        Pill(one.kind, "bad" if one.kind == "dropped" else _VERDICTS.get(one.verdict, tone)),
+        _detail(one),
     )
 
 
-def _rows(rows: int) -> Number:
-    return Number("absent" if rows < 0 else count(rows))
+def _rows(rows: int, kind: str) -> Number:
+    return Number(_no_rows(kind) if rows < 0 else count(rows))
+
+
+def _no_rows(kind: str) -> str:
+    return "not counted" if kind == "not compared" else "absent"
+
+
+def _detail(one: Difference) -> str:
+    """Return what is known of a difference: of values, who wrote them and whether that is meant."""
+    parts = [one.detail]
+    if one.rows_written >= 0:
+        them = "it" if one.rows_written == 1 else "them"
+        by_run = f", {count(one.rows_by_run) if one.rows_by_run else 'none'} of {them} by the run"
+        written = f"{count(one.rows_written, 'row')} written since"
+        parts.append(written + (by_run if one.rows_written and one.rows_by_run >= 0 else ""))
+    return "; ".join(part for part in (*parts, one.verdict) if part)
 
 
 def _drift(drift: Drift) -> View:
@@ -477,14 +517,12 @@ def _drift(drift: Drift) -> View:
 
 
 def _integrity(integrity: Integrity) -> View:
-    if not integrity.unvalidated and not integrity.invalid:
-        return View(
-            (
-                Text(
-                    "Every constraint is validated and every index is valid.", Pill("sound", "good")
-                ),
-            )
+    if integrity == Integrity((), ()):
+        sound = (
+            "Every constraint is validated and every index is valid; no row lacks the parent that "
+            "it refers to, and no sequence is behind its column."
         )
+        return View((Text(sound, Pill("sound", "good")),))
     blocks: list[Block] = []
     if integrity.unvalidated:
         rows = tuple(
@@ -502,7 +540,41 @@ def _integrity(integrity: Integrity) -> View:
             Text(title, Pill("WARN", "look"), "heading"),
             Table(("table", "index", "definition"), rows),
         ]
-    return View(tuple(blocks))
+    return View((*blocks, *_references(integrity)))
+
+
+def _references(integrity: Integrity) -> list[Block]:
+    """Return the tables of rows without a parent, of sequences, and of what was not checked."""
+    blocks: list[Block] = []
+    if integrity.orphans:
+        bad = any(item.validated for item in integrity.orphans)
+        title = count(len(integrity.orphans), "foreign key") + " with rows that lack their parent"
+        blocks += [
+            Text(title, Pill("FAIL", "bad") if bad else Pill("WARN", "look"), "heading"),
+            Table(("table", "rows", "parent", "foreign key", "validated"), tuple(
+                (Code(item.table), Number(count(item.rows)), Code(item.parent),
+                 Code(item.constraint), "yes" if item.validated else "no")
+                for item in integrity.orphans
+            )),
+        ]  # fmt: skip
+    if integrity.behind:
+        title = count(len(integrity.behind), "sequence") + " behind their columns"
+        blocks += [
+            Text(title, Pill("FAIL", "bad"), "heading"),
+            Table(("sequence", "column", "next value", "column has", "remedy"), tuple(
+                (Code(item.sequence), Code(f"{item.table}.{item.column}"),
+                 Number(str(item.next_value)), Number(str(item.reached)), Code(item.remedy))
+                for item in integrity.behind
+            )),
+        ]  # fmt: skip
+    if integrity.unchecked:
+        title = count(len(integrity.unchecked), "reference") + " not checked"
+        rows = tuple((name, why) for name, why in integrity.unchecked)
+        blocks += [
+            Text(title, Pill("WARN", "look"), "heading"),
+            Table(("foreign key or sequence", "why"), rows),
+        ]
+    return blocks
 
 
 def _loss(loss: Loss) -> View:
@@ -644,10 +716,16 @@ def _snapshot(snapshot: Snapshot) -> View:
     if not snapshot.tables:
         return _nothing(f"Snapshot of {snapshot.database}: it has no tables.")
     rows = tuple(
-        (Code(table.name), Number(count(table.rows)), Number(count(len(table.columns))))
+        (
+            Code(table.name),
+            Number("not counted" if table.rows < 0 else count(table.rows)),
+            Number(count(len(table.columns))),
+        )
         for table in snapshot.tables
     )
-    total = count(sum(table.rows for table in snapshot.tables), "row")
+    partly = tuple(f"{table.name}: {table.coverage}" for table in snapshot.tables if table.coverage)
+    sampled = (Items("Not every row was read", partly),) if partly else ()
+    total = count(sum(max(0, table.rows) for table in snapshot.tables), "row")
     return View(
         (
             Text(
@@ -655,6 +733,7 @@ def _snapshot(snapshot: Snapshot) -> View:
                 f"{moment(snapshot.taken_at)}: {count(len(rows), 'table')}, {total}."
             ),
             Table(("table", "rows", "columns"), rows),
+            *sampled,
         )
     )
 
@@ -681,33 +760,87 @@ def _hazards(hazards: Hazards) -> View:
     found = Counter(one.severity for one in hazards.items)
     worst = next(one for one in reversed(Severity) if found[one])
     tally = ", ".join(f"{found[one]} {one.value}" for one in Severity if found[one])
-    headers = ("weight", "revision", "rule", "table", "rows", "lock held", "statement and remedy")
-    return View(
-        (
-            Text(
-                f"Weighed: {count(len(hazards.items), 'statement')}: {tally}",
-                Pill(worst.value, _SEVERITIES[worst]),
-            ),
-            Table(headers, tuple(_hazard(one) for one in hazards.items)),
-        )
+    headers = (
+        "weight",
+        "revision",
+        "rule",
+        "table",
+        "object",
+        "rows",
+        "lock held",
+        "lock, and what waits",
+        "statement and remedy",
     )
+    blocks: list[Block] = [
+        Text(
+            f"Weighed: {count(len(hazards.items), 'statement')}: {tally}",
+            Pill(worst.value, _SEVERITIES[worst]),
+        ),
+        Table(headers, tuple(_hazard(one) for one in hazards.items)),
+    ]
+    for one in hazards.items:
+        if one.rewrite and one.severity is not Severity.OK:
+            title = f"{one.revision}, {one.rule} on {' '.join((one.table, one.object)).strip()}"
+            blocks += [Text(title, style="heading"), Sql(one.rewrite)]
+    return View(tuple(blocks))
 
 
 def _hazard(one: Hazard) -> tuple[Cell, ...]:
     """Return a row; one that weighs nothing needs no remedy."""
     text = " ".join(one.statement.split())
     text = text if len(text) <= STATEMENT_LENGTH else f"{text[:STATEMENT_LENGTH]}…"
-    waits = f"{one.lock}, others wait with {one.blocks}." if one.blocks else f"{one.lock}."
-    more = [] if one.severity is Severity.OK else [f"{one.detail} {waits}", f"→ {one.remedy}"]
+    more = [] if one.severity is Severity.OK else [one.detail, f"→ {one.remedy}"]
     more += [f"Allowed: {one.allowed_because}"] if one.allowed_because else []
     return (
         Pill(one.severity.value, _SEVERITIES[one.severity]),
         Code(one.revision),
         Code(one.rule),
         Code(one.table),
-        Number(f"~{count(one.rows)}"),
+        one.object,
+        Number(_weighed_rows(one)),
         Number(f"~{seconds(one.blocked_s)}"),
+        f"{one.lock}: {one.blocks or 'nothing'}",
         Lines(text, tuple(more)),
+    )
+
+
+def _weighed_rows(one: Hazard) -> str:
+    if one.rows < 0:
+        return "unknown"
+    return count(one.rows) if one.is_certain else f"~{count(one.rows)}"
+
+
+def _restored(restored: Restored) -> View:
+    facts = (
+        ("beside", f"{restored.beside}, which was left alone"),
+        ("from", f"the backup {short_path(restored.backup, 1)}"),
+        ("rows of", ", ".join(restored.tables) or "every table"),
+        ("took", f"{seconds(restored.duration_s)}, {count(restored.jobs, 'job')}"),
+        *(("remark", remark) for remark in restored.remarks),
+    )
+    title = f"New database {restored.database}"
+    return View((Text(title, Pill("restored", "good"), "heading"), Facts(facts)), "quiet")
+
+
+def _sessions(found: Sessions) -> View:
+    if not found.sessions:
+        return _nothing(f"Nobody else is connected to {found.database}.")
+    rows = tuple(
+        (
+            Number(str(one.pid)),
+            one.user,
+            one.application or "unnamed",
+            one.state,
+            Number(seconds(one.transaction_age_s), _FIGURE_WIDTH),
+        )
+        for one in found.sessions
+    )
+    title = f"{count(len(rows), 'session')} on {found.database}"
+    return View(
+        (
+            Text(title, Pill("in use", "look")),
+            Table(("pid", "user", "application", "state", "in transaction for"), rows),
+        )
     )
 
 
@@ -735,9 +868,11 @@ _VIEWS: dict[type, Callable[[Any], View]] = {
     Note: _note,
     Outcome: _outcome,
     Plan: _plan,
+    Restored: _restored,
     Retention: _retention,
     RevisionGraph: _graph,
     Salvage: _salvage,
+    Sessions: _sessions,
     Snapshot: _snapshot,
     TableSizes: _sizes,
     WaysBack: _ways_back,
@@ -830,7 +965,9 @@ def rows_chart(comparison: Comparison) -> Chart:
     if not tables:
         return Chart(f"{title}\n  no tables to compare", b"")
     shown = tables if len(tables) <= CHARTED_TABLES else tables[: CHARTED_TABLES - 1]
-    bars = [_row_bars(one.table, (one.rows_before, one.rows_after)) for one in shown]
+    bars = [
+        _row_bars(one.table, (one.rows_before, one.rows_after), _no_rows(one.kind)) for one in shown
+    ]
     if rest := tables[len(shown) :]:
         sums = (
             sum(max(0, one.rows_before) for one in rest),
@@ -846,8 +983,8 @@ def _charted_order(one: Difference) -> tuple[bool, int, str]:
     return one.rows_before == one.rows_after, -max(one.rows_before, one.rows_after), one.table
 
 
-def _row_bars(label: str, rows: Sequence[int]) -> Bars:
-    texts = tuple("absent" if one < 0 else f"{one:,}" for one in rows)
+def _row_bars(label: str, rows: Sequence[int], missing: str = "absent") -> Bars:
+    texts = tuple(missing if one < 0 else f"{one:,}" for one in rows)
     return Bars(label, tuple(None if one < 0 else float(one) for one in rows), texts)
 
 

@@ -10,11 +10,12 @@ from typing import Any
 
 from playbook.catalog import table_sizes
 from playbook.database import connect
-from playbook.errors import MigrationFailed
+from playbook.errors import LockNotAcquired, MigrationFailed, StatementTimeout
 from playbook.journal import Run
 from playbook.parameters import Common, one_of
 from playbook.plan import METHODS, build_plan, reverse_sql, weigh_hazards
 from playbook.present import count
+from playbook.probes import COUNT_LIMIT
 from playbook.records import Banner, Hazards, Loss, Note, Outcome, Plan, RevisionGraph, TableSizes
 from playbook.revisions import check_target, direction_of, join
 from playbook.salvage import find_loss as count_loss
@@ -90,12 +91,23 @@ def measure_tables(run: Run[Parameters]) -> TableSizes:
 
 def find_hazards(run: Run[Parameters]) -> Hazards:
     """Return what in the plan's SQL can block, break or destroy, as the tables are now."""
-    return run.keep("hazards", weigh_hazards(run.target, run.require("plan", Plan)))
+    plan = run.require("plan", Plan)
+    run.forget("loss")
+    try:
+        loss = run.keep("loss", _count_loss(run, plan, limit=COUNT_LIMIT))
+    except (StatementTimeout, LockNotAcquired):
+        loss = Loss(())  # `find_loss` takes the time it needs
+    return run.keep("hazards", weigh_hazards(run.target, plan, loss=loss))
 
 
 def find_loss(run: Run[Parameters]) -> Loss:
-    """Return what the plan drops that holds data now."""
-    return count_loss(run.target, run.require("plan", Plan), version_table=run.version_table)
+    """Return what the plan drops that holds data now, as `find_hazards` counted it if it did."""
+    plan = run.require("plan", Plan)
+    return run.taken("loss", Loss) or _count_loss(run, plan)
+
+
+def _count_loss(run: Run[Parameters], plan: Plan, limit: str = "") -> Loss:
+    return count_loss(run.target, plan, version_table=run.version_table, limit=limit)
 
 
 def write_files(run: Run[Parameters]) -> Note:

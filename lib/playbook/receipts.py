@@ -11,6 +11,7 @@ import os
 import re
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, is_dataclass
 from datetime import datetime
 from pathlib import Path
@@ -51,18 +52,17 @@ def make_folder(parent: Path, started_at: datetime, runbook: str, target: str) -
         SettingsError: it cannot be made.
     """
     name = re.sub(r"[^\w.-]+", "-", f"{started_at:%Y%m%dT%H%M%SZ}-{runbook}-{target}")
-    for suffix in ("", *(f"-{n}" for n in range(2, 1000))):
-        try:
-            parent.mkdir(parents=True, exist_ok=True)
-            (parent / f"{name}{suffix}").mkdir(mode=0o700)
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise SettingsError(
-                f"The folder {parent / name} cannot be made: {error.strerror}.",
-                remedy="Choose another one with -r output_dir PATH.",
-            ) from error
-        return parent / f"{name}{suffix}"
+    try:
+        parent.mkdir(parents=True, exist_ok=True)  # a file of that name is an error, too
+        for suffix in ("", *(f"-{n}" for n in range(2, 1000))):
+            with suppress(FileExistsError):
+                (parent / f"{name}{suffix}").mkdir(mode=0o700)
+                return parent / f"{name}{suffix}"
+    except OSError as error:
+        raise SettingsError(
+            f"The folder {parent / name} cannot be made: {error.strerror}.",
+            remedy="Choose another one with -r output_dir PATH.",
+        ) from error
     raise SettingsError(f"{parent} is full of runs of this second.", remedy="Run this again.")
 
 
@@ -139,7 +139,7 @@ def to_receipt(record: Mapping[str, Any], directory: Path) -> Receipt:
     outcome = record["outcome"]
     if outcome == "running" and not _is_alive(record):
         outcome = "interrupted"
-    finished = record["finished_at"]
+    finished, goal = record["finished_at"], record.get("goal")
     return Receipt(
         run_id=record["run_id"],
         runbook=record["runbook"],
@@ -156,6 +156,14 @@ def to_receipt(record: Mapping[str, Any], directory: Path) -> Receipt:
         revision_files=tuple((name, digest) for name, digest in record["revision_files"]),
         message=record["message"],
         directory=directory,
+        host=record["host"],
+        system_identifier=record["system_identifier"],
+        database_oid=record["database_oid"],
+        history_sha256=record.get("history_sha256", ""),
+        under_way=record.get("under_way", ""),
+        leaves_transaction=record.get("leaves_transaction", False),
+        direction=record.get("direction", ""),
+        goal=tuple(goal) if goal is not None else None,
     )
 
 

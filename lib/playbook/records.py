@@ -6,10 +6,12 @@ values are.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 __all__ = [
     "Applied",
@@ -17,40 +19,52 @@ __all__ = [
     "Backups",
     "Banner",
     "Blocker",
+    "Changes",
     "Checks",
+    "ColumnFact",
+    "ColumnSequence",
     "ColumnSnapshot",
     "Comparison",
+    "ConstraintFact",
     "DataCheckResult",
     "DataChecks",
     "Difference",
     "Drift",
     "DumpProgress",
     "Finding",
+    "ForeignKey",
     "Hazard",
     "Hazards",
     "History",
     "Integrity",
     "InvalidIndex",
     "LateRows",
+    "LogEntry",
+    "Known",
     "Loss",
     "LossItem",
     "Note",
+    "Orphans",
     "Outcome",
     "Plan",
     "PlanStep",
     "Receipt",
     "Retention",
+    "Restored",
     "Revision",
     "RevisionGraph",
     "Salvage",
     "SalvagedFile",
+    "SequenceBehind",
     "ServerInfo",
+    "Sessions",
     "Severity",
     "Snapshot",
     "StepResult",
     "TableSize",
     "TableSizes",
     "TableSnapshot",
+    "TableStorage",
     "UnvalidatedConstraint",
     "WayBack",
     "WaysBack",
@@ -70,7 +84,7 @@ class Finding:
     """One answer to one question asked of the database or the plan.
 
     ``code`` is a stable kebab-case name; ``subject`` the object meant; ``detail`` the fact;
-    ``remedy`` what to do, "" when nothing is to be done.
+    ``remedy`` what to do, "" when nothing is to be done; ``why`` the reason it matters.
     """
 
     code: str
@@ -78,6 +92,7 @@ class Finding:
     subject: str
     detail: str
     remedy: str = ""
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -131,6 +146,9 @@ class RevisionGraph:
     version_table: str = "alembic_version"
     version_table_schema: str = ""
     script_directory: str = ""
+    marks: tuple[tuple[str, str], ...] = ()
+    """(revision, ``failed``, ``interrupted``, ``edited``, ``out of order`` or ``missing``), told
+    from the history; a missing one is none of ``revisions``."""
 
     def revision(self, revision: str) -> Revision:
         """Return the record of a revision id.
@@ -192,8 +210,9 @@ class Plan:
 class Hazard:
     """Something in a plan's SQL that can block, break or destroy.
 
-    ``rule`` is squawk's name or one of ours; ``rows`` the estimate for ``table`` (-1: unknown);
-    ``blocked_s`` how long the lock will be held by that estimate, 0 for a moment.
+    ``rule`` is squawk's name or one of ours; ``rows`` the estimate for ``table`` (-1: unknown), or
+    what was counted of it; ``blocked_s`` how long the lock will be held by that estimate, 0 for a
+    moment.
     """
 
     revision: str
@@ -210,6 +229,12 @@ class Hazard:
     remedy: str
     allowed_because: str = ""
     """The reason of an exemption in the revision file."""
+    object: str = ""
+    """The index, constraint or column that it is about, where it is not the table itself."""
+    rewrite: str = ""
+    """SQL ready to copy: the statement rewritten, or the query that shows the rows in its way."""
+    is_certain: bool = False
+    """Whether it was counted that the statement fails: no exemption lifts that."""
 
 
 @dataclass(frozen=True)
@@ -222,6 +247,53 @@ class Hazards:
     def stops(self) -> tuple[Hazard, ...]:
         """Those that forbid to go on and that no revision file excuses."""
         return tuple(h for h in self.items if h.severity is Severity.STOP and not h.allowed_because)
+
+
+@dataclass(frozen=True)
+class ColumnFact:
+    """A column as it is now: its type as format_type() writes it; in the primary key or not."""
+
+    name: str
+    type: str
+    not_null: bool
+    is_key: bool
+
+
+@dataclass(frozen=True)
+class ConstraintFact:
+    """A CHECK or foreign key as it is now, with its pg_get_constraintdef()."""
+
+    table: str
+    name: str
+    definition: str
+    is_valid: bool
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is in a database that a plan is weighed against; tables are ``schema.table``.
+
+    ``rows`` are estimates; ``keys`` the columns of each primary key, in its order; ``held`` what
+    each table ("" as the column) or column to be dropped holds, counted; ``casts`` the pairs of
+    types that pg_cast calls binary coercible; ``partitioned`` the partitioned tables;
+    ``functions`` the names of functions that are not PostgreSQL's own; ``filling`` those of domains
+    with a default; ``steady`` those of functions of which no form is volatile; ``indexes`` those
+    of all indexes; ``inherited`` the tables, not partitioned, from which others inherit.
+    """
+
+    rows: Mapping[str, int]
+    columns: Mapping[str, tuple[ColumnFact, ...]] = field(default_factory=dict)
+    keys: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    constraints: tuple[ConstraintFact, ...] = ()
+    held: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    casts: frozenset[tuple[str, str]] = frozenset()
+    partitioned: frozenset[str] = frozenset()
+    functions: frozenset[str] = frozenset()
+    filling: frozenset[str] = frozenset()
+    steady: frozenset[str] = frozenset()
+    indexes: frozenset[str] = frozenset()
+    inherited: frozenset[str] = frozenset()
+    is_utc: bool = False
 
 
 @dataclass(frozen=True)
@@ -249,6 +321,8 @@ class ColumnSnapshot:
     not_null: bool
     non_null_rows: int
     fingerprint: str
+    is_key: bool = field(default=False, compare=False)
+    """Whether it is part of the primary key."""
 
 
 @dataclass(frozen=True)
@@ -258,7 +332,15 @@ class TableSnapshot:
     schema: str
     table: str
     rows: int
+    """-1: not counted."""
     columns: tuple[ColumnSnapshot, ...]
+    """What was read of them: every row, or those in the blocks of a sample."""
+    coverage: str = ""
+    """What of its rows was read, in words; "" for every row."""
+    share: float = 1.0
+    """The part of its blocks that was read; 0: nothing."""
+    file: int = field(default=0, compare=False)
+    """Which files hold it (relfilenode); another number after a rewrite."""
 
     @property
     def name(self) -> str:
@@ -275,6 +357,12 @@ class Snapshot:
     """ISO 8601, UTC."""
     revisions: tuple[str, ...]
     tables: tuple[TableSnapshot, ...]
+    form: int = 1
+    """How its fingerprints were made; only those of one form compare."""
+    xid: int = 0
+    """The first transaction id that was not given out yet when it was taken; 0: not known."""
+    system_identifier: str = ""
+    """Of the server, whose ids those are."""
 
 
 @dataclass(frozen=True)
@@ -282,9 +370,9 @@ class Difference:
     """How one table or column differs between two snapshots.
 
     ``kind`` of a table: ``intact``, ``added``, ``dropped``, ``rows changed``, ``columns added``,
-    ``columns changed``; of a column: ``added``, ``dropped``, ``values changed``, ``type changed``,
-    ``null rule changed``. ``column`` is "" when the whole table is meant; counts are -1 where the
-    object does not exist.
+    ``columns changed``, ``not compared``; of a column: ``added``, ``dropped``, ``values changed``,
+    ``type changed``, ``null rule changed``. ``column`` is "" when the whole table is meant; counts
+    are -1 where the object does not exist, and where a table that is not compared was not counted.
     """
 
     table: str
@@ -293,6 +381,36 @@ class Difference:
     rows_before: int
     rows_after: int
     detail: str = ""
+    rows_written: int = -1
+    """Rows of its table written since the first snapshot; -1: not counted."""
+    rows_by_run: int = -1
+    """Those of them that the run's own transactions wrote; -1: not counted."""
+    verdict: str = ""
+    """Of changed values: ``undeclared``, ``as declared`` or ``by others``; "": not judged."""
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What a run's revisions mean to change.
+
+    ``declared`` are tables and columns as the revision files write them; ``written`` are the
+    tables, ``schema.table``, that the SQL of those revisions names which declare nothing.
+    """
+
+    declared: tuple[str, ...] = ()
+    written: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TableStorage:
+    """Where a table's rows are: bytes with their long values, and which files.
+
+    ``inherited``: other tables inherit from it, so that a scan finds their rows too.
+    """
+
+    size_bytes: int
+    file: int
+    inherited: bool
 
 
 @dataclass(frozen=True)
@@ -332,6 +450,65 @@ class InvalidIndex:
 
 
 @dataclass(frozen=True)
+class ForeignKey:
+    """A foreign key: its columns in pairs, and the operator that compares each pair."""
+
+    table: str
+    constraint: str
+    parent: str
+    columns: tuple[str, ...]
+    parent_columns: tuple[str, ...]
+    operators: tuple[tuple[str, str], ...]
+    """(schema, name), the parent's column on the left."""
+    match_full: bool
+    validated: bool
+    whole: tuple[bool, bool]
+    """Whether the table, and the parent, are partitioned: else the key is of that table only."""
+
+
+@dataclass(frozen=True)
+class Orphans:
+    """Rows that a foreign key forbids: the parent that they refer to is not there."""
+
+    table: str
+    constraint: str
+    parent: str
+    rows: int
+    validated: bool
+    """False: PostgreSQL has not said that there are none."""
+
+
+@dataclass(frozen=True)
+class ColumnSequence:
+    """A sequence that gives a column its values."""
+
+    table: str
+    column: str
+    sequence: str
+    """``schema.sequence``."""
+    increment: int
+
+
+@dataclass(frozen=True)
+class SequenceBehind:
+    """A sequence whose next value its column has, or has passed, already."""
+
+    table: str
+    column: str
+    sequence: str
+    next_value: int
+    reached: int
+    """The largest value of the column; the smallest, of a sequence that counts down."""
+
+    @property
+    def remedy(self) -> str:
+        """The statement that brings it up to its column."""
+        parts = (part.replace('"', '""') for part in self.sequence.split(".", 1))
+        name = ".".join(f'"{part}"' for part in parts).replace("'", "''")
+        return f"SELECT setval('{name}', {self.reached})"
+
+
+@dataclass(frozen=True)
 class Blocker:
     """A session that stands, or may stand, in the way."""
 
@@ -343,6 +520,10 @@ class Blocker:
     transaction_age_s: float
     tables: tuple[str, ...] = ()
     """Tables on which it holds a lock, as ``schema.table``."""
+    state_age_s: float = 0.0
+    """How long it has been in its state."""
+    transaction: str = ""
+    """Its transaction's virtual id, where this role may not see how old it is; else ""."""
 
 
 @dataclass(frozen=True)
@@ -385,6 +566,8 @@ class BackupManifest:
     """What the dump needs of a server besides PostgreSQL itself, sorted; not in the dump."""
     roles: tuple[str, ...] = ()
     """Owners, grantees and roles of policies, sorted; not in the dump."""
+    form: int = 0
+    """How the fingerprints were made (`Snapshot.form`); 0: there are none."""
 
     @property
     def size_bytes(self) -> int:
@@ -493,6 +676,36 @@ class Receipt:
     """(revision, SHA-256 of its file) of every revision that this run applied or undid."""
     message: str
     directory: Path
+    under_way: str = ""
+    """The revision that was begun and not yet finished; known from receipts only."""
+    leaves_transaction: bool = False
+    """Whether parts of that revision may stay although it did not finish."""
+    direction: str = ""
+    """``upgrade`` or ``downgrade``: which way that revision was run."""
+    goal: tuple[str, ...] | None = None
+    """The revisions that the run's plan leads to; None: it had not begun to change anything."""
+    host: str = ""
+    system_identifier: str = ""
+    """Of the server: only there do the steps' transaction ids mean anything."""
+    database_oid: int = 0
+    history_sha256: str = ""
+    """Of the last entry in ``playbook.log`` that this run knows it has written; "" if none."""
+
+
+@dataclass(frozen=True)
+class LogEntry:
+    """One entry of ``playbook.log``: how a run's row in ``playbook.history`` changed.
+
+    ``record`` holds the columns that changed; of ``steps``, those that were added.
+    ``sha256`` is over everything else, ``previous`` (the SHA-256 of the entry before) included.
+    """
+
+    number: int
+    at: datetime
+    run_id: str
+    record: Mapping[str, Any]
+    previous: str
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -604,10 +817,14 @@ class Drift:
 
 @dataclass(frozen=True)
 class Integrity:
-    """What PostgreSQL itself knows to be unfinished."""
+    """What is unfinished or broken in the schema: what PostgreSQL knows, and what it does not."""
 
     unvalidated: tuple[UnvalidatedConstraint, ...]
     invalid: tuple[InvalidIndex, ...]
+    orphans: tuple[Orphans, ...] = ()
+    behind: tuple[SequenceBehind, ...] = ()
+    unchecked: tuple[tuple[str, str], ...] = ()
+    """(foreign key or sequence, why it could not be checked)."""
 
 
 @dataclass(frozen=True)
@@ -670,6 +887,33 @@ class WaysBack:
     ways: tuple[WayBack, ...]
     advised: str
     reason: str
+
+
+@dataclass(frozen=True)
+class Restored:
+    """The new database that a backup was restored into.
+
+    ``tables`` are those whose rows were restored, empty for all; ``remarks`` are sentences on what
+    is not as it was where the backup was taken.
+    """
+
+    database: str
+    beside: str
+    """The live database, which was left alone."""
+    backup: str
+    """The name of the backup's folder."""
+    tables: tuple[str, ...]
+    jobs: int
+    duration_s: float
+    remarks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Sessions:
+    """The sessions of others on a database; empty if there are none."""
+
+    database: str
+    sessions: tuple[Blocker, ...]
 
 
 @dataclass(frozen=True)

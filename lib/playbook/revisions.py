@@ -131,6 +131,7 @@ def check_target(target: str, graph: RevisionGraph, *, direction: str) -> None:
             f"revision, it is at {join(sorted(graph.current))}.",
             remedy=f"Write -r target {ways}.",
         )
+    _check_steps(target, graph)
     if not target or not _FORM.match(target):
         raise SettingsError(f"target={target!r} is not a revision.", remedy=_what_exists(graph))
     name = re.sub(r"(?<=[\w.@])[+-]\d+$|^[+-]\d+$", "", target.rpartition("@")[2])
@@ -145,6 +146,22 @@ def check_target(target: str, graph: RevisionGraph, *, direction: str) -> None:
     if len(matches) != 1:
         problem = "matches several revisions" if matches else "matches no revision"
         raise SettingsError(f"target={target!r} {problem}.", remedy=_what_exists(graph))
+
+
+def _check_steps(target: str, graph: RevisionGraph) -> None:
+    """Refuse a number of steps that is zero, or more than there are revisions that way."""
+    steps = re.fullmatch(r"([+-])(\d+)", target)
+    if not steps:
+        return
+    there = len(pending(graph)) if steps[1] == "+" else len(applied(graph))
+    word = {"+": "pending", "-": "applied"}[steps[1]]
+    # Where there are none, a runbook says so by itself.
+    if not int(steps[2]) or 0 < there < int(steps[2]):
+        raise SettingsError(
+            f"target={target!r} is no number of steps here: {there} "
+            f"{'is' if there == 1 else 'are'} {word}.",
+            remedy=_what_exists(graph),
+        )
 
 
 def _what_exists(graph: RevisionGraph) -> str:

@@ -14,8 +14,12 @@ from playbook.execution import (
     check_confirmed,
     compare_with_before,
     execute,
+    limits_of,
+    looks,
+    reading_of,
     save_backup,
     save_before_snapshot,
+    unread,
 )
 from playbook.journal import Run
 from playbook.parameters import Common, one_of
@@ -76,6 +80,12 @@ class Parameters(Common):
     confirm: str = ""
     backup: str = "auto"
     dry_run: bool = False
+    lock_timeout: str = "2s"
+    give_up_after: str = "5min"
+    statement_timeout: str = ""
+    concurrently_timeout: str = "5min"
+    sample_above: str = ""
+    time_budget: str = ""
 
 
 def open_run(namespace: Mapping[str, Any]) -> Run[Parameters]:
@@ -83,6 +93,8 @@ def open_run(namespace: Mapping[str, Any]) -> Run[Parameters]:
     run = Run.open("rollback", Parameters, namespace)
     with run.closing_on_error():
         one_of("backup", run.parameters.backup, ("auto", "always", "never"))
+        limits_of(run)
+        reading_of(run)
         check_target(run.parameters.target, run.graph, direction="downgrade")
     return run
 
@@ -125,8 +137,9 @@ def check_preflight(run: Run[Parameters]) -> Checks:
             graph=run.graph,
             tables=plan.tables,
             locks=locks_taken(plan.sql, plan.tables),
-            receipts=_receipts(run),
+            receipts=known_receipts(run.target, run.server, run.parameters.output_dir),
             backup_folder=archive.backup_folder(run.target, BACKUPS),
+            sql=plan.sql,
         )
         checks = check(run.target, run.server, question)
         checks = Checks((*checks.findings, _empty_downgrades(plan)))
@@ -154,18 +167,18 @@ def find_loss(run: Run[Parameters]) -> Loss:
 
 
 def _count_loss(run: Run[Parameters], plan: Plan) -> Loss:
-    since = ways_back.applied_in(_receipts(run), plan)
+    since = ways_back.applied_in(_runs_here(run), plan)
     return salvage.find_loss(run.target, plan, version_table=run.version_table, since=since)
 
 
-def _receipts(run: Run[Parameters]) -> list[Receipt]:
-    return known_receipts(run.target, run.server, run.parameters.output_dir)
+def _runs_here(run: Run[Parameters]) -> list[Receipt]:
+    return [receipt for receipt in run.known_runs().runs if run.is_of_here(receipt)]
 
 
 def weigh_ways(run: Run[Parameters]) -> WaysBack:
     """Return the ways to be rid of the upgrade, what each loses and takes, and which is advised."""
     plan, loss = run.require("plan", Plan), run.require("loss", Loss)
-    receipts = _receipts(run)
+    receipts = _runs_here(run)
     xids = ways_back.applied_in(receipts, plan)
     facts = ways_back.Facts(
         loss=loss,
@@ -287,7 +300,7 @@ def _undo(run: Run[Parameters], plan: Plan, check_lock: Callable[[], None]) -> A
     saved = run.taken("salvage", Salvage)
     late = salvage.late_rows(run.target, plan, run.require("loss", Loss), saved)
     try:
-        return execute(run, plan, check_lock, late_rows=late)
+        return execute(run, plan, check_lock, limits_of(run), late_rows=late)
     finally:
         if saved and (renewed := salvage.renew_manifest(saved)) != saved:
             run.keep("salvage", renewed)
@@ -303,13 +316,15 @@ def compare_data(run: Run[Parameters]) -> Comparison | Note:
 def check_data(run: Run[Parameters]) -> DataChecks:
     """Run the data checks of the revisions that are still applied; they inform, only."""
     run.require("comparison", object)
-    return run.keep("data", run_checks(run.target, run.graph))
+    with run.recording_failure():
+        return run.keep("data", run_checks(run.target, run.graph))
 
 
 def check_schema(run: Run[Parameters]) -> Integrity:
-    """Return constraints that were never validated and indexes that are not valid."""
+    """Return constraints, indexes, references and sequences that are unfinished or broken."""
     run.require("comparison", object)
-    return run.keep("integrity", find_integrity(run.target))
+    with run.recording_failure():
+        return run.keep("integrity", find_integrity(run.target, limits=reading_of(run)))
 
 
 def conclude(run: Run[Parameters]) -> Outcome:
@@ -321,7 +336,7 @@ def conclude(run: Run[Parameters]) -> Outcome:
         return run.outcome("succeeded", applied.text, unchanged=("everything",))
     applied = run.require("applied", Applied)
     start, end = join(applied.from_revisions), join(applied.to_revisions)
-    message = f"{run.server.database} was rolled back from {start} to {end}."
+    message = f"{run.server.database} was rolled back from {start} to {end}.{unread(run)}"
     saved = run.require("salvage", object)
     files = tuple(file.path for file in saved.files) if isinstance(saved, Salvage) else ()
     taken = run.require("backup", object)
@@ -331,13 +346,20 @@ def conclude(run: Run[Parameters]) -> Outcome:
         else ()
     )
     load = ("salvage/load.sql loads what was saved, once the tables are back.",) if files else ()
-    looks = tuple(f"Data check {c.name} finds {c.failing_rows} rows." for c in data.failed)
+    failed = tuple(f"Data check {c.name} finds {c.failing_rows} rows." for c in data.failed)
+    looked_at = looks(run)
     run.finish("succeeded", message)
     return run.outcome(
         "succeeded",
         message,
         changed=tuple(f"{step.revision} undone" for step in applied.steps),
         unchanged=("every table and column that the comparison calls intact",),
-        next_steps=(*looks, f"`upgrade` with -r target {start} goes forward again.", *load, *kept),
+        next_steps=(
+            *failed,
+            *looked_at,
+            f"`upgrade` with -r target {start} goes forward again.",
+            *load,
+            *kept,
+        ),
         files=files,
     )

@@ -22,6 +22,7 @@ import re
 import sys
 import threading
 import time
+import warnings
 from typing import TYPE_CHECKING, Any, Callable, NoReturn
 
 import alembic
@@ -56,16 +57,20 @@ TABLES = (
     "WHERE c.relkind IN ('r', 'p', 'm') AND n.nspname !~ '^pg_' "
     "AND n.nspname <> 'information_schema'"
 )
-LOCKS = (
-    "SELECT relation::bigint, mode FROM pg_locks "
-    "WHERE pid = pg_backend_pid() AND locktype = 'relation' AND granted "
-    "AND mode <> 'SIReadLock'"  # of a SERIALIZABLE transaction: it blocks nobody
+OWN_TRANSACTION = (
+    "SELECT txid_current_if_assigned(), l.relation::bigint, l.mode, "
+    "pg_relation_filenode(l.relation)::bigint "
+    "FROM (SELECT) AS one LEFT JOIN pg_locks AS l ON l.pid = pg_backend_pid() "
+    "AND l.locktype = 'relation' AND l.granted "
+    "AND l.mode <> 'SIReadLock'"  # of a SERIALIZABLE transaction: it blocks nobody
 )
-OWN_TRANSACTION = "SELECT txid_current_if_assigned()"
-"""NULL for a transaction that has written nothing."""
+"""In one round trip and of the locked relations only, as the application waits meanwhile. The id
+is NULL for a transaction that has written nothing, the file number for a dropped relation."""
 IDLE = 0
 """libpq's PQTRANS_IDLE: no transaction is open."""
-TIMEOUT_CHANGE = re.compile(r"lock_timeout|\bRESET\b|\bDISCARD\b", re.IGNORECASE)
+LIMITS = ("lock_timeout", "statement_timeout")
+"""Settings that a project may make stricter than the run's, and not laxer."""
+LIMIT_CHANGE = re.compile(r"lock_timeout|statement_timeout|\bRESET\b|\bDISCARD\b", re.IGNORECASE)
 CONCURRENTLY = re.compile(r"\bCONCURRENTLY\b", re.IGNORECASE)
 LOCK_MODES = (
     "AccessShareLock",
@@ -111,6 +116,7 @@ class Observer:
         self.recording = False
         self.autocommit = False
         self.limited = False
+        self.before_concurrently: dict[str, str] = {}
 
     def listen(self) -> None:
         """Hook every pool and engine of this process, whoever creates them."""
@@ -125,7 +131,7 @@ class Observer:
         self.tables, self.locks, self.rewritten, self.xids = {}, {}, set(), []
         self.statements, self.outside_transaction, self.last_statement = 0, False, ""
         self.record, self.recording = record, False
-        self.autocommit, self.limited = False, False
+        self.autocommit, self.limited, self.before_concurrently = False, False, {}
 
     def on_checkout(self, dbapi_connection: Any, record: Any, proxy: Any) -> None:
         """Check where the session is, then set it up; nothing was written before."""
@@ -159,13 +165,13 @@ class Observer:
         raw = connection.connection
         autocommit = bool(getattr(getattr(raw, "dbapi_connection", raw), "autocommit", False))
         self.autocommit = autocommit
-        if self.recording and not self.limited and "lock_timeout" in self.session:
+        if self.recording and not self.limited:
             self.limited = True  # env.py may have set its own since the session was set up
-            limit_lock_timeout(raw, self.session["lock_timeout"])
+            self.limit(raw)
         if autocommit:
             self.outside_transaction = True
             if CONCURRENTLY.search(statement) and "concurrently_timeout" in self.session:
-                set_setting(raw, "lock_timeout", self.session["concurrently_timeout"])
+                self.give_time(raw)
         text = statement
         if self.recording:
             text = with_values(cursor, statement, parameters, context, executemany)
@@ -202,24 +208,47 @@ class Observer:
         if self.recording and status == IDLE and not self.autocommit:
             self.outside_transaction = True
             self.tell_outside()
-        if self.recording and TIMEOUT_CHANGE.search(statement) and "lock_timeout" in self.session:
-            limit_lock_timeout(raw, self.session["lock_timeout"])
-        if self.outside_transaction and CONCURRENTLY.search(statement):
-            set_setting(raw, "lock_timeout", self.session.get("lock_timeout", "0"))
+        if self.recording and LIMIT_CHANGE.search(statement):
+            self.limit(raw)
+        for setting, value in self.before_concurrently.items():
+            set_setting(raw, setting, value)
+        self.before_concurrently = {}
+
+    def limit(self, raw: Any) -> None:
+        """Bring the session's limits down to the run's where they are longer, or off."""
+        for setting in LIMITS:
+            if setting in self.session:
+                limit_setting(raw, setting, self.session[setting])
+
+    def give_time(self, raw: Any) -> None:
+        """Give CONCURRENTLY its own patience: a limit that strikes leaves an invalid index."""
+        patience = {"lock_timeout": self.session["concurrently_timeout"], "statement_timeout": "0"}
+        for setting, value in patience.items():
+            shown = query(raw, "SELECT current_setting('%s')" % setting)
+            self.before_concurrently[setting] = shown[0][0]
+            set_setting(raw, setting, value)
 
     def on_commit(self, connection: Any) -> None:
         """Read the transaction's id, the locks that it holds and the tables that it rewrote."""
         raw = connection.connection
-        self.xids += [int(row[0]) for row in query(raw, OWN_TRANSACTION) if row[0]]
-        for oid, mode in query(raw, LOCKS):
-            name = self.tables.get(int(oid), ("", 0))[0]
-            if name and LOCK_MODES.index(mode) > LOCK_MODES.index(self.locks.get(name, mode)):
+        rows = query(raw, OWN_TRANSACTION)
+        self.xids += [int(rows[0][0])] if rows[0][0] else []
+        for _, oid, mode, filenode in rows:
+            name, before = self.tables.get(int(oid or 0), ("", 0))
+            if not name:
+                continue
+            if LOCK_MODES.index(mode) >= LOCK_MODES.index(self.locks.get(name, mode)):
                 self.locks[name] = mode
-            elif name:
-                self.locks.setdefault(name, mode)
-        after = {int(row[0]): (row[1], int(row[2])) for row in query(raw, TABLES)}
+            if filenode and int(filenode) != before:
+                self.rewritten.add(name)
+        if self.outside_transaction:  # what was rewritten there is locked no more
+            self.compare_files(raw)
+
+    def compare_files(self, dbapi_connection: Any) -> None:
+        """Note every table whose file is another than when the session began."""
+        after = {int(row[0]): int(row[2]) for row in query(dbapi_connection, TABLES)}
         for oid, (name, filenode) in self.tables.items():
-            if oid in after and after[oid][1] != filenode:
+            if after.get(oid, filenode) != filenode:
                 self.rewritten.add(name)
 
     def summary(self) -> dict[str, Any]:
@@ -254,14 +283,14 @@ def set_setting(dbapi_connection: Any, setting: str, value: str) -> None:
     )
 
 
-def limit_lock_timeout(dbapi_connection: Any, longest: str) -> None:
-    """Bring lock_timeout down to the run's limit where it is longer, or off."""
+def limit_setting(dbapi_connection: Any, setting: str, longest: str) -> None:
+    """Bring a timeout down to the run's limit where it is longer, or off."""
     limit_ms = query(dbapi_connection, "SELECT extract(epoch FROM interval '%s') * 1000" % longest)
     query(
         dbapi_connection,
-        "SELECT set_config('lock_timeout', '%s', false) FROM pg_settings "
-        "WHERE name = 'lock_timeout' AND (setting::int = 0 OR setting::int > %d)"
-        % (longest, int(limit_ms[0][0])),
+        "SELECT set_config(name, '%s', false) FROM pg_settings "
+        "WHERE name = '%s' AND (setting::int = 0 OR setting::int > %d)"
+        % (longest, setting, int(limit_ms[0][0])),
     )
 
 
@@ -294,7 +323,7 @@ class Runner:
         os.chdir(os.path.dirname(os.path.abspath(request["alembic_ini"])))
         self.script = ScriptDirectory.from_config(self.config)
         # Now, as the files are loaded: what runs later is this, whatever they hold by then.
-        self.hashes = {s.revision: sha256(s.path) for s in self.script.walk_revisions()}
+        self.hashes = load_hashes(self.script)
 
     def run_env(
         self,
@@ -499,6 +528,35 @@ def append_rows(path: str, rows: Iterable[tuple[Any, ...]]) -> None:
             file.write(",".join(fields) + "\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+def load_hashes(script: ScriptDirectory) -> dict[str, str]:
+    """Return the hash of each revision's file.
+
+    Of two files with one id Alembic only warns, and runs one of them; before it fails at a
+    revision that stands on none, it says which in a warning.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        try:
+            hashes = {s.revision: sha256(s.path) for s in script.walk_revisions()}
+        except KeyError:
+            hashes = {}
+            if not any(is_about_revisions(one) for one in caught):
+                raise
+    for one in caught:
+        if is_about_revisions(one):
+            raise util.CommandError(str(one.message))
+        warnings.showwarning(one.message, one.category, one.filename, one.lineno)
+    return hashes
+
+
+def is_about_revisions(warning: Any) -> bool:
+    """Say whether a warning is one of Alembic's on the revision files; they have no class."""
+    text = str(warning.message)
+    return "is present more than once" in text or bool(
+        re.match("Revision .* referenced from .* is not present", text)
+    )
 
 
 def describe(script: Script, digest: str) -> dict[str, Any]:

@@ -54,7 +54,12 @@ Source: PostgreSQL's documentation, "Database Page Layout": a row's header, alig
 
 
 def find_loss(
-    target: Target, plan: Plan, *, version_table: str, since: Mapping[str, int] | None = None
+    target: Target,
+    plan: Plan,
+    *,
+    version_table: str,
+    since: Mapping[str, int] | None = None,
+    limit: str = "",
 ) -> Loss:
     """Return what a plan drops that exists now, with its rows; tables first.
 
@@ -62,8 +67,15 @@ def find_loss(
         version_table: ``schema.table`` of Alembic's own table, which is not data.
         since: the transaction in which each revision was applied, as a 64-bit id of this server;
             rows written after it are counted apart.
+        limit: how long each count may take, as statement_timeout, and then how long it may wait
+            where somebody holds the table (2 s); "" leaves both as they are.
+
+    Raises:
+        StatementTimeout: a count took longer than ``limit``.
+        LockNotAcquired: somebody holds a table exclusively.
     """
-    with connect(target, read_only=True) as connection:
+    settings = {"statement_timeout": limit, "lock_timeout": "2s"} if limit else {}
+    with connect(target, read_only=True, settings=settings) as connection:
         oldest = fetch_value(connection, OLDEST_IN_PROGRESS)
         existing = table_columns(connection)
         existing.pop(version_table, None)

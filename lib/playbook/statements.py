@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pglast import ast, parse_sql, split
@@ -20,15 +20,23 @@ from playbook.locks import MODES
 __all__ = [
     "Dropped",
     "Statement",
+    "commits_midway",
     "created_tables",
     "dropped_objects",
     "has_statements",
+    "indexes_built_concurrently",
     "locks_taken",
+    "parse",
+    "parse_statement",
+    "parse_statements",
     "read_statements",
+    "table_name",
     "tables_in",
+    "tables_written",
 ]
 
 DEFAULT_SCHEMA = "public"
+_COMMIT = re.compile(r"^\s*COMMIT\s*;", re.IGNORECASE | re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -41,18 +49,20 @@ class Dropped:
 
 @dataclass(frozen=True)
 class Statement:
-    """One statement: its text, the lines it stands on (from 0), and the table it is about.
+    """One statement: its text, where it stands (in characters), and the table it is about.
 
     ``lock`` is the mode it takes on that table. ``writes`` are the kinds of row changes in it:
     ``update-all-rows``, ``update-rows``, ``delete-all-rows``, ``delete-rows`` or ``truncate``.
     """
 
     text: str
-    first_line: int
-    last_line: int
+    start: int
+    stop: int
     table: str
     lock: str
     writes: tuple[str, ...]
+    node: Any = field(default=None, repr=False, compare=False)
+    """What the parser made of it."""
 
 
 def read_statements(text: str) -> list[Statement]:
@@ -63,18 +73,38 @@ def read_statements(text: str) -> list[Statement]:
         statement = _parse_one(piece)
         table = _subject(statement)
         if table:
-            first, last = (text.count("\n", 0, end) for end in (part.start, part.stop))
             found.append(
                 Statement(
                     _without_comments(piece),
-                    first,
-                    last,
+                    part.start,
+                    part.stop,
                     table,
                     _lock(statement),
                     _writes(statement),
+                    statement,
                 )
             )
     return found
+
+
+def parse_statements(text: str) -> list[tuple[str, Any | None]]:
+    """Return each statement of SQL with what the parser makes of it, None if it cannot read it."""
+    pieces = (text[part].strip() for part in _slices(text))
+    return [(_without_comments(piece), _parse_one(piece)) for piece in pieces]
+
+
+def parse_statement(text: str) -> Any:
+    """Return what the parser makes of one statement.
+
+    Raises:
+        ParseError: it cannot be read.
+    """
+    return parse_sql(text)[0].stmt
+
+
+def table_name(relation: Any) -> str:
+    """Return a parsed table reference as ``schema.table``."""
+    return _name(relation)
 
 
 def locks_taken(text: str, tables: Sequence[str]) -> dict[str, str]:
@@ -97,9 +127,18 @@ def created_tables(text: str) -> set[str]:
     """Return the tables that SQL creates, as ``schema.table``."""
     return {
         _name(statement.relation)
-        for statement in _parse(text)
+        for statement in parse(text)
         if isinstance(statement, ast.CreateStmt)
     }
+
+
+def indexes_built_concurrently(text: str) -> list[str]:
+    """Return the named indexes that SQL builds with CONCURRENTLY, as ``schema.index``."""
+    return [
+        f"{_name(statement.relation).rpartition('.')[0]}.{statement.idxname}"
+        for statement in parse(text)
+        if isinstance(statement, ast.IndexStmt) and statement.concurrent and statement.idxname
+    ]
 
 
 def has_statements(text: str) -> bool:
@@ -173,6 +212,14 @@ def _name(relation: Any) -> str:
     return f"{relation.schemaname or DEFAULT_SCHEMA}.{relation.relname}"
 
 
+def commits_midway(text: str) -> bool:
+    """Say whether a step's SQL commits before its end, so that a part of it may stay.
+
+    Where the text only looks so (the COMMIT of a procedure's body), it is taken for one that does.
+    """
+    return len(_COMMIT.findall(text)) > 1
+
+
 def tables_in(text: str) -> set[str]:
     """Return the tables that SQL names, as ``schema.table``; empty if it cannot be parsed."""
     found: set[str] = set()
@@ -181,16 +228,46 @@ def tables_in(text: str) -> set[str]:
         def visit_RangeVar(self, ancestors: Any, node: Any) -> None:
             found.add(_name(node))
 
-    Tables()(_parse(text))
+    Tables()(parse(text))
     return found | {item.table for item in dropped_objects(text)}
+
+
+def tables_written(text: str) -> set[str]:
+    """Return the relations whose rows SQL writes by itself, as ``schema.table``.
+
+    By UPDATE, INSERT, DELETE, MERGE, COPY, TRUNCATE or a change of a column's type, also within
+    WITH; not what a DO block, a function or a trigger writes: their bodies are not read.
+    """
+    found: set[str] = set()
+
+    class Written(Visitor):
+        def visit_UpdateStmt(self, ancestors: Any, node: Any) -> None:
+            found.add(_name(node.relation))
+
+        visit_InsertStmt = visit_DeleteStmt = visit_MergeStmt = visit_UpdateStmt
+
+        def visit_CopyStmt(self, ancestors: Any, node: Any) -> None:
+            if node.is_from:
+                found.add(_name(node.relation))
+
+        def visit_TruncateStmt(self, ancestors: Any, node: Any) -> None:
+            found.update(_name(relation) for relation in node.relations or ())
+
+        def visit_AlterTableStmt(self, ancestors: Any, node: Any) -> None:
+            kinds = {command.subtype for command in node.cmds or ()}
+            if AlterTableType.AT_AlterColumnType in kinds:
+                found.add(_name(node.relation))
+
+    Written()(parse(text))
+    return found
 
 
 def dropped_objects(text: str) -> list[Dropped]:
     """Return the tables and columns that SQL drops or empties, in its order; views are no data."""
-    return list(_dropped(_parse(text)))
+    return list(_dropped(parse(text)))
 
 
-def _parse(text: str) -> tuple[Any, ...]:
+def parse(text: str) -> tuple[Any, ...]:
     """Return what the parser makes of each statement; one it cannot read hides no other."""
     try:
         return tuple(raw.stmt for raw in parse_sql(text))

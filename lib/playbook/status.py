@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from playbook.catalog import table_sizes
 from playbook.charts import Chart
-from playbook.database import connect
+from playbook.database import connect, lock_holder
 from playbook.execution import BACKUPS
-from playbook.history import edited_revisions, read_history
+from playbook.history import check_history
 from playbook.journal import Run
 from playbook.manifests import known_backups
+from playbook.marks import advice, edited_revisions, mark_revisions
 from playbook.parameters import Common
 from playbook.preflight import Question, check
 from playbook.present import count, durations_chart
@@ -24,6 +26,7 @@ from playbook.records import (
     Drift,
     History,
     Outcome,
+    Receipt,
     RevisionGraph,
     Severity,
     TableSizes,
@@ -62,32 +65,54 @@ def show_target(run: Run[Parameters]) -> Banner:
 
 
 def read_revisions(run: Run[Parameters]) -> RevisionGraph:
-    """Return all revisions, and which of them the database is at."""
-    return run.keep("revisions", run.refresh())
+    """Return all revisions, which of them the database is at, and what the runs tell of them."""
+    known, free = _known_runs(run)
+    ended = [_ended(one) if free else one for one in known.runs]
+    return run.keep("revisions", mark_revisions(run.refresh(), History(tuple(ended))))
+
+
+def _ended(receipt: Receipt) -> Receipt:
+    """Return a run as interrupted if it says that it is running, though nobody holds the lock."""
+    stale = receipt.outcome == "running"
+    return replace(receipt, outcome="interrupted") if stale else receipt
 
 
 def check_preflight(run: Run[Parameters]) -> Checks:
-    """Return what would be in the way of a change now."""
-    with connect(run.target, read_only=True) as connection:
-        history = read_history(connection)
+    """Return what would be in the way of a change now, and whether the history is whole."""
+    receipts = known_receipts(run.target, run.server, run.parameters.output_dir)
+    known, _ = _known_runs(run)
     question = Question(
         graph=run.graph,
-        edited=edited_revisions(history, run.graph),
-        receipts=known_receipts(run.target, run.server, run.parameters.output_dir),
+        edited=edited_revisions(known, run.graph),
+        receipts=receipts,
         backups=known_backups(run.target, run.server, BACKUPS),
     )
-    return run.keep("preflight", check(run.target, run.server, question))
+    checks = check(run.target, run.server, question)
+    whole = check_history(run.target, receipts)
+    return run.keep("preflight", Checks((*checks.findings, whole)))
 
 
 def read_runs(run: Run[Parameters]) -> History:
     """Return the writing runs on this database: its history table, and receipts it lacks."""
+    known, free = _known_runs(run)
+    return run.keep("runs", History(tuple(_doubted(one) if free else one for one in known.runs)))
+
+
+def _known_runs(run: Run[Parameters]) -> tuple[History, bool]:
+    """Return all runs, the newest first, and whether nobody holds the lock."""
     with connect(run.target, read_only=True) as connection:
-        history = read_history(connection)
-    receipts = known_receipts(run.target, run.server, run.parameters.output_dir)
-    on_disk = {receipt.run_id: receipt for receipt in receipts}
-    merged = {receipt.run_id: receipt for receipt in history.runs} | on_disk
-    newest_first = sorted(merged.values(), key=lambda r: (r.started_at, r.run_id), reverse=True)
-    return run.keep("runs", History(tuple(newest_first)))
+        free = not lock_holder(connection)
+    return run.known_runs(), free
+
+
+def _doubted(receipt: Receipt) -> Receipt:
+    """Return a run that says it is running, where this cannot be seen, with what can be told."""
+    here = receipt.host == socket.gethostname() and receipt.directory.is_absolute()
+    if receipt.outcome != "running" or here:  # a receipt of this host is believed by its process
+        return receipt
+    where = f"on {receipt.host}" if receipt.host else "where it ran"
+    message = f"Still at work {where}, or killed there: no session holds the lock."
+    return replace(receipt, message=message)
 
 
 def list_backups(run: Run[Parameters]) -> Backups:
@@ -126,11 +151,14 @@ def conclude(run: Run[Parameters]) -> Outcome:
 
 def _advice(run: Run[Parameters], waiting: int) -> list[str]:
     checks = run.require("preflight", Checks)
+    # Of each edited file the marks tell more.
+    findings = [one for one in checks.findings if one.code != "revision-files"]
     lines = [
-        f"{finding.severity}: {finding.detail} {finding.remedy}"
-        for finding in checks.findings
+        f"{finding.severity}: {finding.subject}: {finding.detail} {finding.remedy}"
+        for finding in findings
         if finding.severity is not Severity.OK
     ]
+    lines += advice(run.require("revisions", RevisionGraph))
     if waiting:
         lines.append("Read what is pending with `preview`, then run `upgrade`.")
     else:

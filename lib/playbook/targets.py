@@ -26,6 +26,7 @@ __all__ = [
     "Target",
     "load_target",
     "parse_duration_s",
+    "parse_size_bytes",
     "protected_targets",
     "read_section",
     "redact",
@@ -77,6 +78,10 @@ _SECRETS = (
     (re.compile(r"((?:ssl)?password\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s&]+)", re.IGNORECASE), r"\1***"),
 )
 _DURATION = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(ms|s|min|h)\s*$")
+LONGEST_S = 7 * 24 * 3600.0
+"""Longer than any run; PostgreSQL's own settings end at 24 days."""
+_SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(kB|MB|GB|TB)\s*$")
+_UNIT_BYTES = {"kB": 1024, "MB": 1024**2, "GB": 1024**3, "TB": 1024**4}
 _UNIT_S = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
 
 
@@ -166,15 +171,35 @@ def parse_duration_s(text: str, *, name: str) -> float:
         name: the parameter it came from, for the message.
 
     Raises:
-        SettingsError: it is not such a text, or zero (PostgreSQL takes 0 as "no limit").
+        SettingsError: it is not such a text, or zero (PostgreSQL takes 0 as "no limit"), or more
+            than `LONGEST_S`.
     """
     match = _DURATION.match(text)
-    if not match or not float(match[1]):
+    if not match or not 0 < float(match[1]) * _UNIT_S[match[2]] <= LONGEST_S:
         raise SettingsError(
-            f"{name}={text!r} is not a duration above zero.",
+            f"{name}={text!r} is not a duration above zero and of at most 7 days.",
             remedy=f"Write a number with its unit, such as -r {name} 500ms, 2s or 5min.",
         )
     return float(match[1]) * _UNIT_S[match[2]]
+
+
+def parse_size_bytes(text: str, *, name: str) -> int:
+    """Return a size in bytes.
+
+    Args:
+        text: a number with PostgreSQL's unit ``kB``, ``MB``, ``GB`` or ``TB`` (powers of 1024).
+        name: the parameter it came from, for the message.
+
+    Raises:
+        SettingsError: it is not such a text, or zero.
+    """
+    match = _SIZE.match(text)
+    if not match or not float(match[1]):
+        raise SettingsError(
+            f"{name}={text!r} is not a size above zero.",
+            remedy=f"Write a number with its unit, such as -r {name} 500MB or 10GB.",
+        )
+    return int(float(match[1]) * _UNIT_BYTES[match[2]])
 
 
 def target_names(alembic_ini: Path = PROJECT_INI) -> list[str]:

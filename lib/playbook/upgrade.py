@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from playbook import archive
-from playbook.apply import Limits
+from playbook.changes import undeclared
 from playbook.database import advisory_lock, connect
-from playbook.errors import GuardRefused, MigrationFailed, VerifyFailed
+from playbook.errors import GuardRefused, MigrationFailed, MigrationStopped, VerifyFailed
 from playbook.execution import (
     BACKUPS,
     check_confirmed,
     compare_with_before,
     execute,
     go_back,
+    limits_of,
+    looks,
+    reading_of,
     save_backup,
     save_before_snapshot,
+    unread,
 )
-from playbook.history import edited_revisions, read_history
+from playbook.history import read_history
 from playbook.journal import Run
 from playbook.manifests import known_backups
+from playbook.marks import edited_revisions
 from playbook.parameters import Common, one_of
 from playbook.plan import build_plan, read_plan_hash, weigh_hazards
 from playbook.preflight import Question, check
+from playbook.present import count
 from playbook.receipts import known_receipts
 from playbook.records import (
     Applied,
@@ -32,6 +38,7 @@ from playbook.records import (
     Banner,
     Checks,
     Comparison,
+    DataCheckResult,
     DataChecks,
     Drift,
     Hazards,
@@ -45,7 +52,6 @@ from playbook.records import (
 from playbook.revisions import check_target, join
 from playbook.snapshot import holds_rows
 from playbook.statements import locks_taken
-from playbook.targets import parse_duration_s
 from playbook.verification import (
     find_drift as compare_with_models,
 )
@@ -83,8 +89,12 @@ class Parameters(Common):
     dry_run: bool = False
     lock_timeout: str = "2s"
     give_up_after: str = "5min"
+    statement_timeout: str = ""
+    concurrently_timeout: str = "5min"
     on_failure: str = "stop"
     plan: str = ""
+    sample_above: str = ""
+    time_budget: str = ""
 
 
 def open_run(namespace: Mapping[str, Any]) -> Run[Parameters]:
@@ -93,18 +103,12 @@ def open_run(namespace: Mapping[str, Any]) -> Run[Parameters]:
     with run.closing_on_error():
         one_of("backup", run.parameters.backup, ("auto", "always", "never"))
         one_of("on_failure", run.parameters.on_failure, ("stop", "rollback"))
-        _limits(run.parameters)
+        limits_of(run)
+        reading_of(run)
         check_target(run.parameters.target, run.graph, direction="upgrade")
         if run.parameters.plan:
             run.keep("reviewed", read_plan_hash(run.resolve_path(run.parameters.plan)))
     return run
-
-
-def _limits(parameters: Parameters) -> Limits:
-    return Limits(
-        parse_duration_s(parameters.lock_timeout, name="lock_timeout"),
-        parse_duration_s(parameters.give_up_after, name="give_up_after"),
-    )
 
 
 def show_target(run: Run[Parameters]) -> Banner:
@@ -142,8 +146,13 @@ def plan_upgrade(run: Run[Parameters]) -> Plan:
 
 
 def find_hazards(run: Run[Parameters]) -> Hazards:
-    """Return what in the plan's SQL can block, break or destroy, as the tables are now."""
-    return weigh_hazards(run.target, plan_upgrade(run))
+    """Return what in the plan's SQL can block, break or destroy, as the preflight weighed it."""
+    return run.taken("hazards", Hazards) or _weigh_hazards(run)
+
+
+def _weigh_hazards(run: Run[Parameters]) -> Hazards:
+    run.forget("hazards")
+    return run.keep("hazards", weigh_hazards(run.target, plan_upgrade(run)))
 
 
 def check_preflight(run: Run[Parameters]) -> Checks:
@@ -167,7 +176,9 @@ def check_preflight(run: Run[Parameters]) -> Checks:
             receipts=known_receipts(run.target, run.server, run.parameters.output_dir),
             backup_folder=archive.backup_folder(run.target, BACKUPS) if wants_backup else None,
             backups=known_backups(run.target, run.server, BACKUPS),
-            hazards=find_hazards(run),
+            hazards=_weigh_hazards(run),
+            sql=plan.sql,
+            checks=run.keep("checks before", run_checks(run.target, run.graph)),
         )
         return run.keep("preflight", run.must_pass(check(run.target, run.server, question)))
 
@@ -253,9 +264,11 @@ def _why_nothing(run: Run[Parameters]) -> str:
 
 
 def _apply(run: Run[Parameters], plan: Plan, check_lock: Callable[[], None]) -> Applied:
-    limits = _limits(run.parameters)
+    limits = limits_of(run)
     try:
         return execute(run, plan, check_lock, limits)
+    except MigrationStopped:
+        raise  # who stops a run does not want another one
     except MigrationFailed as failure:
         wanted = run.parameters.on_failure == "rollback" and failure.transactional
         if wanted and sorted(failure.current) != sorted(plan.from_revisions):
@@ -264,26 +277,65 @@ def _apply(run: Run[Parameters], plan: Plan, check_lock: Callable[[], None]) -> 
 
 
 def compare_data(run: Run[Parameters]) -> Comparison | Note:
-    """Return how each table and column differs from before the upgrade."""
-    return compare_with_before(run)
+    """Return how each table and column differs from before the upgrade.
+
+    Raises:
+        VerifyFailed: this run changed values that no revision declares and no SQL names; the
+            upgrade itself is done.
+    """
+    run.forget("comparison")
+    found = compare_with_before(run)
+    if isinstance(found, Comparison) and (names := undeclared(found)):
+        run.forget("comparison")
+        run.show_then_fail(found, _undeclared(run, names))
+    return found
+
+
+def _undeclared(run: Run[Parameters], names: list[str]) -> VerifyFailed:
+    start = join(run.require("applied", Applied).from_revisions)
+    backup = run.taken("backup", BackupManifest)
+    restore = f", or restore the backup {backup.directory.name}" if backup else ""
+    return VerifyFailed(
+        f"The upgrade changed what no revision declares: {'; '.join(names)}.",
+        state=f"The upgrade is done: the database is at {join(run.graph.current)}.",
+        remedy="If it is meant, say so in the revision's file before it runs elsewhere "
+        "(`# playbook: changes table.column`); else go back with "
+        f"`rollback` -r target {start}{restore}.",
+    )
 
 
 def check_data(run: Run[Parameters]) -> DataChecks:
     """Run the data checks of every applied revision.
 
+    One that found as many rows before the upgrade, or more, was broken by something else.
+
     Raises:
-        VerifyFailed: rows break a rule; the upgrade itself is done.
+        VerifyFailed: more rows break a rule than before; the upgrade itself is done.
     """
     run.require("comparison", object)
     run.forget("data")
     checks = run_checks(run.target, run.graph)
-    if checks.failed:
-        run.show_then_fail(checks, _broken_rules(run, checks))
+    broken = [check for check in checks.failed if not _was_broken(run, check)]
+    if broken:
+        run.show_then_fail(checks, _broken_rules(run, broken))
     return run.keep("data", checks)
 
 
-def _broken_rules(run: Run[Parameters], checks: DataChecks) -> VerifyFailed:
-    names = ", ".join(f"{c.name} ({c.error or f'{c.failing_rows} rows'})" for c in checks.failed)
+def _before(run: Run[Parameters], check: DataCheckResult) -> DataCheckResult | None:
+    """Return a check's result before the upgrade; None if it did not hold there yet."""
+    before = run.require("checks before", DataChecks).results
+    return next((b for b in before if (b.revision, b.name) == (check.revision, check.name)), None)
+
+
+def _was_broken(run: Run[Parameters], check: DataCheckResult) -> bool:
+    was = _before(run, check)
+    if was is None or was.passed:
+        return False
+    return bool(was.error) if check.error else was.failing_rows >= check.failing_rows
+
+
+def _broken_rules(run: Run[Parameters], broken: Sequence[DataCheckResult]) -> VerifyFailed:
+    names = ", ".join(f"{check.name} ({_rows(run, check)})" for check in broken)
     return VerifyFailed(
         f"Data checks failed: {names}.",
         state=f"The upgrade is done: the database is at {join(run.graph.current)}.",
@@ -291,15 +343,29 @@ def _broken_rules(run: Run[Parameters], checks: DataChecks) -> VerifyFailed:
     )
 
 
+def _rows(run: Run[Parameters], check: DataCheckResult) -> str:
+    """Return what a check finds, and found before the upgrade where it held already."""
+    was, found = _before(run, check), count(check.failing_rows, "row")
+    if check.error or was is None or was.error:
+        return check.error or found
+    if was.failing_rows == check.failing_rows:
+        return f"{found}, as before"
+    return f"{found}; {was.failing_rows:,} before"
+
+
 def check_schema(run: Run[Parameters]) -> Integrity:
-    """Return constraints that were never validated and indexes that are not valid.
+    """Return constraints, indexes, references and sequences that are unfinished or broken.
+
+    Rows without a parent and sequences behind may have been so before: they are shown and named
+    in the outcome; `verify` fails on them.
 
     Raises:
         VerifyFailed: an index is not valid.
     """
     run.require("comparison", object)
     run.forget("integrity")
-    integrity = find_integrity(run.target)
+    with run.recording_failure():
+        integrity = find_integrity(run.target, limits=reading_of(run))
     if integrity.invalid and _will_write(run):
         names = ", ".join(item.index for item in integrity.invalid)
         failure = VerifyFailed(
@@ -314,7 +380,8 @@ def check_schema(run: Run[Parameters]) -> Integrity:
 def find_drift(run: Run[Parameters]) -> Drift:
     """Return how the models differ from the database."""
     run.require("comparison", object)
-    return run.keep("drift", compare_with_models(run.alembic, run.graph))
+    with run.recording_failure():
+        return run.keep("drift", compare_with_models(run.alembic, run.graph))
 
 
 def conclude(run: Run[Parameters]) -> Outcome:
@@ -335,7 +402,8 @@ def conclude(run: Run[Parameters]) -> Outcome:
 def _succeeded(run: Run[Parameters], applied: Applied) -> Outcome:
     backup = run.require("backup", object)
     start, end = join(applied.from_revisions), join(applied.to_revisions)
-    message = f"{run.server.database} was upgraded from {start} to {end}."
+    message = f"{run.server.database} was upgraded from {start} to {end}.{unread(run)}"
+    looked_at = (*_broken_already(run), *looks(run))
     run.finish("succeeded", message)
     kept = f"The backup is {backup.directory.name}. " if isinstance(backup, BackupManifest) else ""
     return run.outcome(
@@ -344,8 +412,15 @@ def _succeeded(run: Run[Parameters], applied: Applied) -> Outcome:
         changed=tuple(f"{step.revision} applied" for step in applied.steps),
         unchanged=("every table and column that the comparison calls intact",),
         next_steps=(
+            *looked_at,
             f"{kept}`rollback` with -r target {start} undoes this upgrade.",
             "`verify` repeats the checks at any time.",
         ),
         files=tuple(sorted(run.directory.glob("*.sql"))),
     )
+
+
+def _broken_already(run: Run[Parameters]) -> tuple[str, ...]:
+    """Return a sentence for each data check that was broken already before the upgrade."""
+    failed = run.require("data", DataChecks).failed
+    return tuple(f"Data check {c.name} was broken already ({_rows(run, c)})." for c in failed)

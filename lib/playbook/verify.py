@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from playbook.changes import count_changes, judge, read_changes, undeclared
 from playbook.charts import Chart
 from playbook.errors import SettingsError, VerifyFailed
 from playbook.journal import Run
@@ -25,10 +26,13 @@ from playbook.records import (
     Snapshot,
 )
 from playbook.revisions import join
-from playbook.snapshot import read_snapshot
+from playbook.snapshot import Reading, read_snapshot, reading
 from playbook.verification import (
+    broken_references,
     compare,
     find_integrity,
+    left_out,
+    looks_at_changes,
     run_checks,
 )
 from playbook.verification import (
@@ -55,12 +59,15 @@ class Parameters(Common):
     """The parameters of `verify`."""
 
     against: str = "latest"
+    sample_above: str = ""
+    time_budget: str = ""
 
 
 def open_run(namespace: Mapping[str, Any]) -> Run[Parameters]:
     """Check the parameters and connect; raises as `playbook.journal.Run.open` does."""
     run = Run.open("verify", Parameters, namespace)
     with run.closing_on_error():
+        _limits(run)
         receipt = _receipt(run)
         run.keep("receipt", receipt or Note("No run with a snapshot is known for this database."))
     return run
@@ -96,18 +103,31 @@ def read_revisions(run: Run[Parameters]) -> RevisionGraph:
 
 def take_snapshot_now(run: Run[Parameters]) -> Snapshot:
     """Count and fingerprint every table as it is now."""
-    return run.keep("now", run.snapshot())
+    receipt = run.taken("receipt", Receipt)
+    before = read_snapshot(receipt.directory / BEFORE) if receipt else None
+    if before:
+        run.keep("before", before)
+    return run.keep("now", run.snapshot(limits=_limits(run), like=before))
+
+
+def _limits(run: Run[Parameters]) -> Reading:
+    return reading(run.parameters.sample_above, run.parameters.time_budget)
 
 
 def compare_data(run: Run[Parameters]) -> Comparison | Note:
-    """Return how each table and column differs from before the run that is compared with."""
+    """Return how each table and column differs from before the run that is compared with.
+
+    What that run's own transactions changed is held against what its revisions declare.
+    """
     now = run.require("now", Snapshot)
     receipt = run.require("receipt", object)
     if not isinstance(receipt, Receipt):
         return run.keep("comparison", run.require("receipt", Note))
-    before = read_snapshot(receipt.directory / BEFORE)
-    names = (f"before the {receipt.runbook}", "now")
-    return run.keep("comparison", compare(before, now, names=names))
+    before = run.require("before", Snapshot)
+    found = compare(before, now, names=(f"before the {receipt.runbook}", "now"))
+    limits = _limits(run)
+    found = count_changes(run.target, found, before, now, receipt.steps, limits=limits)
+    return run.keep("comparison", judge(found, read_changes(receipt.directory)))
 
 
 def show_chart(run: Run[Parameters]) -> Chart:
@@ -125,8 +145,8 @@ def check_data(run: Run[Parameters]) -> DataChecks:
 
 
 def check_schema(run: Run[Parameters]) -> Integrity:
-    """Return constraints that were never validated and indexes that are not valid."""
-    return run.keep("integrity", find_integrity(run.target))
+    """Return constraints, indexes, references and sequences that are unfinished or broken."""
+    return run.keep("integrity", find_integrity(run.target, limits=_limits(run)))
 
 
 def find_drift(run: Run[Parameters]) -> Drift:
@@ -138,27 +158,38 @@ def conclude(run: Run[Parameters]) -> Outcome:
     """Return the verdict.
 
     Raises:
-        VerifyFailed: rows break a data check, or an index is not valid; each is named.
+        VerifyFailed: rows break a data check or lack their parent, an index is not valid, a
+            sequence is behind its column, or the run that is compared with changed values that
+            its revisions do not declare; each is named.
     """
     data = run.require("data", DataChecks)
     integrity = run.require("integrity", Integrity)
     drift = run.require("drift", Drift)
     problems = [f"{c.name} ({c.error or f'{c.failing_rows} rows'})" for c in data.failed]
     problems += [f"index {item.index} is not valid" for item in integrity.invalid]
-    looks = [f"constraint {item.constraint} is not validated" for item in integrity.unvalidated]
+    broken, looks = broken_references(integrity)
+    problems += broken
+    comparison = run.taken("comparison", Comparison)
+    if comparison:
+        problems += [f"changed and not declared: {name}" for name in undeclared(comparison)]
+        looks += looks_at_changes(comparison)
+    looks += [f"constraint {item.constraint} is not validated" for item in integrity.unvalidated]
     looks += [f"the models differ: {line}" for line in drift.lines]
     at = join(run.graph.current)
+    unread = left_out(run.require("now", Snapshot))
     if problems:
-        outcome = run.outcome("failed", f"At {at}: {'; '.join(problems)}.")
+        outcome = run.outcome("failed", f"At {at}: {'; '.join(problems)}.{unread}")
         show(outcome)
         raise VerifyFailed(
             f"Verification failed at {at}: {'; '.join(problems)}.",
             state="Nothing was changed: this runbook only reads.",
             remedy="Correct the rows, or go back with `rollback`.",
         )
+    complete = not integrity.orphans and not integrity.unchecked
+    sound = ", no row lacks its parent and no sequence is behind" if complete else ""
     return run.outcome(
         "succeeded",
-        f"At {at}: {len(data.results)} data checks passed, all indexes are valid.",
+        f"At {at}: {len(data.results)} data checks passed, all indexes are valid{sound}.{unread}",
         unchanged=("everything: this runbook only reads",),
         next_steps=tuple(f"Look at it: {line}." for line in looks) or ("Nothing is left to do.",),
     )

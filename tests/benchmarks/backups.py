@@ -136,11 +136,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=3, help="how often; 3 without it")
     parser.add_argument("--gigabytes", type=float, default=2.0, help="of the plain dump; 2")
     options = parser.parse_args(arguments)
-    with _bench(max(0.01, options.gigabytes)) as bench:
-        for number in range(max(1, options.rounds)):
+    run(options.rounds, gigabytes=max(0.01, options.gigabytes))
+    return 0
+
+
+def run(rounds: int, *, gigabytes: float = 2.0) -> None:
+    """Measure and print."""
+    with _bench(gigabytes) as bench:
+        for number in range(max(1, rounds)):
             _round(bench, ours_first=bool(number % 2))
         print(_report(bench))
-    return 0
 
 
 @contextmanager

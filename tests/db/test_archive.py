@@ -166,7 +166,7 @@ def test_folder_that_cannot_be_made_is_one_sentence(small: Target, tmp_path: Pat
 
     with pytest.raises(SettingsError, match=r"cannot be made: Not a directory"):
         take(small, tmp_path / "file")
-    with pytest.raises(SettingsError, match="jobs=-1 is below 0"):
+    with pytest.raises(SettingsError, match="jobs=-1 is not a number from 0 to 32"):
         take(small, tmp_path, jobs=-1)
 
 
@@ -189,7 +189,7 @@ def test_manifest_of_format_1_is_still_read_and_proven(small: Target, tmp_path: 
     path = manifest.directory / "manifest.json"
     record = json.loads(path.read_text())
     new = ("tables", "database_bytes", "restore_s", "verified_at", "large_objects", "extensions",
-           "roles")  # fmt: skip
+           "roles", "form")  # fmt: skip
     path.write_text(
         json.dumps({k: v for k, v in record.items() if k not in new} | {"format_version": 1})
     )
@@ -212,6 +212,21 @@ def test_restored_values_that_are_not_the_manifest_s_are_told(
 
     with pytest.raises(BackupFailed, match=r"restores other values of public\.t\.x than its"):
         verify(wrong, "restore", target=small, server=server_of(small))
+
+
+def test_values_of_another_form_of_fingerprints_are_not_compared_but_rows_are(
+    small: Target, tmp_path: Path
+) -> None:
+    manifest = take(small, tmp_path)
+    assert manifest.form == take_snapshot(small, ()).form
+    with connect(small) as connection:
+        connection.cursor().execute("UPDATE t SET x = 'y' WHERE id = 77")
+    other = replace(manifest, tables=take_snapshot(small, ()).tables, form=manifest.form + 1)
+    rows = tuple((name, count + 1) for name, count in manifest.rows)
+
+    assert verify(other, "restore", target=small, server=server_of(small)).verified == "restore"
+    with pytest.raises(BackupFailed, match="its manifest says 1"):
+        verify(replace(other, rows=rows), "restore", target=small, server=server_of(small))
 
 
 def test_restore_time_is_kept_and_a_later_weaker_proof_does_not_hide_it(

@@ -124,7 +124,7 @@ def test_missing_privileges_name_the_table_as_everything_else_does(odd_database:
         missing = catalog.missing_privileges(connection)
 
         assert "schema public: CREATE" in missing
-        assert {f"table public.{name}: owned by postgres" for name in ODD} <= set(missing)
+        assert {f"table public.{name}: owner is postgres" for name in ODD} <= set(missing)
         assert not catalog.may_create_schema(connection)
 
 

@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import psycopg2.errors
 import pytest
+from psycopg2.extensions import connection as Connection
 
 from builders import make_graph
+from playbook import obstacles, preflight
 from playbook.database import advisory_lock, connect, fetch, server_info
+from playbook.errors import DatabaseError, LockNotAcquired
+from playbook.migrate import CONCURRENTLY_TIMEOUT
 from playbook.preflight import Question, check
-from playbook.records import Finding, Receipt, RevisionGraph, ServerInfo, Severity
-from playbook.targets import Target
+from playbook.records import (
+    DataCheckResult,
+    DataChecks,
+    Finding,
+    Receipt,
+    RevisionGraph,
+    ServerInfo,
+    Severity,
+)
+from playbook.targets import Target, load_target
+from servers import PASSWORD, PrivateServer
 
 GRAPH = make_graph("a<-b", current=("a",))
 
@@ -74,6 +91,27 @@ def test_tables_without_a_version_and_unknown_revisions_stop(fresh_database: Tar
         assert said in found["version-table"].detail
 
 
+@pytest.mark.parametrize(
+    ("current", "said"),
+    [
+        (("a", "b"), "It holds a beside b, which already stands on it."),
+        (("b", "b"), "It holds b more than once."),
+    ],
+)
+def test_rows_of_the_version_table_that_cannot_be_stop(
+    fresh_database: Target, current: tuple[str, ...], said: str
+) -> None:
+    found = ask(fresh_database, make_graph("a<-b", current=current))["version-table"]
+
+    assert (found.severity, found.detail) == (Severity.STOP, said)
+
+
+def test_rows_of_two_branches_are_as_alembic_has_them(fresh_database: Target) -> None:
+    found = ask(fresh_database, make_graph("a<-b a<-c", current=("b", "c")))["version-table"]
+
+    assert found.severity is Severity.OK
+
+
 def test_several_heads_and_edited_files_warn(fresh_database: Target) -> None:
     found = ask(fresh_database, make_graph("a<-b a<-c"), edited=["b"])
 
@@ -99,8 +137,180 @@ def test_table_of_another_role_stops_only_where_the_plan_names_it(
         execute(fresh_database, f"DROP OWNED BY {role}", f"DROP ROLE {role}")
 
     assert touched.severity is Severity.STOP
-    assert f"table public.{name}: owned by postgres" in touched.subject
+    assert f"table public.{name}: owner is postgres" in touched.subject
     assert untouched.severity is Severity.OK
+
+
+@pytest.fixture
+def weak(fresh_database: Target) -> Iterator[Target]:
+    """A role that may log in and nothing else, where ``t``, ``s.t`` and types are another's."""
+    role = fresh_database.database
+    execute(
+        fresh_database, "CREATE SCHEMA s", "CREATE TABLE t (x int PRIMARY KEY)",
+        "CREATE TABLE s.t (x int)", "CREATE TYPE kind AS ENUM ('a')", "CREATE SEQUENCE numbers",
+        "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+        "CREATE TABLE alembic_version (version_num text)", f"CREATE ROLE {role} LOGIN",
+        f"GRANT SELECT, INSERT, UPDATE, DELETE ON alembic_version TO {role}",
+        f"REVOKE CREATE ON SCHEMA public FROM PUBLIC; GRANT USAGE ON SCHEMA s TO {role}",
+    )  # fmt: skip
+    try:
+        yield fresh_database.with_conninfo(user=role)
+    finally:
+        execute(fresh_database, f"DROP OWNED BY {role}", f"DROP ROLE {role}")
+
+
+@pytest.mark.parametrize(
+    ("sql", "lacking"),
+    [
+        ("ALTER TABLE t ADD y int", "table public.t: owner is postgres"),
+        ("ALTER TABLE s.t ADD y int", "table s.t: owner is postgres"),
+        ("DROP TABLE s.t", "table s.t: owner is postgres"),
+        ("CREATE TABLE n (x int)", "schema public: CREATE"),
+        ("CREATE TABLE s.n (x int)", "schema s: CREATE"),
+        ("CREATE TEMP TABLE n (x int REFERENCES t)", "table public.t: REFERENCES"),
+        ("CREATE SCHEMA n", "database {}: CREATE"),
+        ("INSERT INTO t VALUES (1)", "table public.t: INSERT"),
+        ("UPDATE t SET x = 1", "table public.t: UPDATE"),
+        ("DELETE FROM t", "table public.t: DELETE"),
+        ("SELECT x FROM t", "table public.t: SELECT"),
+        ("TRUNCATE t", "table public.t: TRUNCATE"),
+        ("ALTER TYPE kind ADD VALUE 'b'", "type public.kind: owner is postgres"),
+        ("ALTER SEQUENCE numbers RESTART", "sequence public.numbers: owner is postgres"),
+        ("DROP FUNCTION f()", "function public.f: owner is postgres"),
+        ("CREATE EXTENSION vector", "extension vector: superuser"),
+        ("CREATE EXTENSION nowhere", "extension nowhere: this server does not have it"),
+    ],
+)
+def test_each_missing_privilege_is_named_and_postgresql_refuses_it(
+    weak: Target, sql: str, lacking: str
+) -> None:
+    found = ask(weak, sql=f"{sql};")["privileges"]
+
+    assert found.severity is Severity.STOP
+    assert found.subject == lacking.format(weak.database)
+    assert found.why
+    with pytest.raises(DatabaseError):
+        execute(weak, sql)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "ALTER TABLE nowhere ADD y int",
+        "DROP TABLE IF EXISTS nowhere",
+        "CREATE TEMP TABLE n (x int)",
+        "UPDATE alembic_version SET version_num = 'b'",
+        "SELECT 1",
+    ],
+)
+def test_what_asks_for_no_privilege_passes(weak: Target, sql: str) -> None:
+    assert ask(weak, sql=f"{sql};")["privileges"].severity is Severity.OK
+
+
+def test_member_of_the_owner_and_maker_of_an_object_lack_nothing(weak: Target) -> None:
+    owner = weak.with_conninfo(user="postgres")
+    role, group = weak.database, f"{weak.database}_app"
+    execute(owner, f"CREATE ROLE {group}", f"GRANT {group} TO {role}",
+            f"ALTER TABLE t OWNER TO {group}", f"GRANT CREATE ON SCHEMA s TO {role}",
+            f"GRANT CREATE ON DATABASE {owner.database} TO {role}")  # fmt: skip
+    sql = (
+        "ALTER TABLE t ADD y int; CREATE SCHEMA own; CREATE TABLE own.n (x int REFERENCES t);"
+        "CREATE INDEX ON own.n (x); CREATE TABLE s.n (x int); ALTER TABLE s.n ADD y int;"
+    )
+    try:
+        found = ask(weak, sql=sql)["privileges"]
+        execute(weak, sql)
+    finally:
+        execute(owner, f"DROP OWNED BY {group} CASCADE", f"DROP ROLE {group}")
+
+    assert found.severity is Severity.OK, found.subject
+
+
+def test_role_that_may_not_write_the_version_table_stops(weak: Target) -> None:
+    owner = weak.with_conninfo(user="postgres")
+    execute(owner, f"REVOKE UPDATE, INSERT ON alembic_version FROM {weak.database}")
+
+    found = ask(weak, sql="SELECT 1;")["privileges"]
+
+    assert (
+        found.subject
+        == "table public.alembic_version: INSERT; table public.alembic_version: UPDATE"
+    )
+
+
+def test_role_that_cannot_keep_the_history_is_warned_until_it_can(weak: Target) -> None:
+    owner = weak.with_conninfo(user="postgres")
+    none = ask(weak, sql="SELECT 1;")["history"]
+    execute(owner, "CREATE SCHEMA playbook", "CREATE TABLE playbook.history (x int)")
+    unseen = ask(weak, sql="SELECT 1;")["history"]
+    execute(owner, f"GRANT USAGE ON SCHEMA playbook TO {weak.database}",
+            f"GRANT SELECT, INSERT, UPDATE ON playbook.history TO {weak.database}")  # fmt: skip
+    granted = ask(weak, sql="SELECT 1;")["history"]
+
+    severities = [finding.severity for finding in (none, unseen, granted)]
+    assert severities == [Severity.WARN, Severity.WARN, Severity.OK]
+
+
+def test_policies_on_the_plan_s_tables_stop_and_on_others_warn(weak: Target) -> None:
+    owner = weak.with_conninfo(user="postgres")
+    sound = ask(weak, tables=["public.t"])["row-level-security"]
+    execute(owner, "ALTER TABLE t ENABLE ROW LEVEL SECURITY")
+    planned = ask(weak, tables=["public.t"])["row-level-security"]
+    other = ask(weak, tables=["s.t"])["row-level-security"]
+    superuser = ask(owner, tables=["public.t"])["row-level-security"]
+
+    assert (planned.severity, planned.subject) == (Severity.STOP, "public.t")
+    assert (other.severity, other.subject) == (Severity.WARN, "public.t")
+    assert (sound.severity, superuser.severity) == (Severity.OK, Severity.OK)
+
+
+def test_room_on_the_server_is_told_where_it_can_be_and_not_invented(
+    fresh_database: Target, weak: Target
+) -> None:
+    told = ask(fresh_database, sql="SELECT 1;", tables=["public.t"])["server-room"]
+    hidden = ask(weak, sql="SELECT 1;", tables=["public.t"])["server-room"]
+    elsewhere = replace(info(fresh_database), system_identifier="1")
+    other = ask(fresh_database, server=elsewhere, sql="SELECT 1;")["server-room"]
+
+    assert told.severity is Severity.OK
+    assert {hidden.severity, other.severity} == {Severity.WARN}
+    assert "cannot be told" in hidden.detail
+
+
+def test_data_checks_that_fail_already_are_named_with_their_rows(fresh_database: Target) -> None:
+    broken = DataCheckResult("a", "no_orphans", "", 3)
+    sound = DataCheckResult("a", "unique", "", 0)
+
+    found = ask(fresh_database, checks=DataChecks((broken, sound)))["data-checks"]
+
+    assert (found.severity, found.subject) == (Severity.WARN, "no_orphans")
+    assert "Broken already before the upgrade: no_orphans (3 rows)" in found.detail
+    assert ask(fresh_database, checks=DataChecks((sound,)))["data-checks"].severity is Severity.OK
+    assert "data-checks" not in ask(fresh_database)
+
+
+def test_unvalidated_constraint_warns(fresh_database: Target) -> None:
+    execute(fresh_database, "CREATE TABLE t (x int)",
+            "ALTER TABLE t ADD CONSTRAINT positive CHECK (x > 0) NOT VALID")  # fmt: skip
+
+    found = ask(fresh_database)["unvalidated-constraints"]
+
+    assert (found.severity, found.subject) == (Severity.WARN, "positive on public.t")
+
+
+def test_slot_that_nobody_reads_warns_once_it_is_far_behind(
+    password_server: PrivateServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, "LATE_BYTES", 100)
+    with password_server.database() as name:
+        target = load_target(password_server.url(name)).with_conninfo(password=PASSWORD)
+        execute(target, f"SELECT pg_create_physical_replication_slot('{name}', true)")
+        execute(target, "CREATE TABLE t (x int)")
+        found = ask(target)["standbys"]
+        execute(target, f"SELECT pg_drop_replication_slot('{name}')")
+
+    assert (found.severity, found.subject) == (Severity.WARN, f"slot {name}")
+    assert "of WAL behind" in found.detail
 
 
 def test_other_run_stops_and_is_named(fresh_database: Target) -> None:
@@ -119,13 +329,166 @@ def test_holder_of_the_plan_s_tables_warns_and_of_others_does_not(fresh_database
     app = fresh_database.with_conninfo(application_name="the app")
     with connect(app, autocommit=False) as holder:
         fetch(holder, "SELECT FROM t")
-        named = ask(fresh_database, locks={"public.t": ALTER})["open-transactions"]
-        other = ask(fresh_database, locks={"public.u": ALTER})["open-transactions"]
+        pid = holder.info.backend_pid
+        named = ask(fresh_database, locks={"public.t": ALTER})["lock-holders"]
+        other = ask(fresh_database, locks={"public.u": ALTER})["lock-holders"]
 
     assert named.severity is Severity.WARN
-    assert "the app, idle in transaction" in named.detail
+    assert named.subject == f"pid {pid}"
+    assert f"pid {pid}: postgres in the app, idle in transaction for " in named.detail
     assert "holds locks on public.t" in named.detail
+    assert f"SELECT pg_terminate_backend({pid})" in named.remedy
+    assert "its steps wait for them" in named.why
     assert other.severity is Severity.OK
+
+
+def test_idle_transaction_is_named_apart_from_a_running_one(
+    fresh_database: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(obstacles, "IDLE_TRANSACTION_S", 0.05)
+    monkeypatch.setattr(obstacles, "LONG_TRANSACTION_S", 0.05)
+    execute(fresh_database, "CREATE TABLE t (x int)")
+    app = fresh_database.with_conninfo(application_name="the app")
+    with (
+        connect(app, autocommit=False) as idle,
+        connect(app) as runner,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        fetch(idle, "SELECT FROM t")
+        running = pool.submit(fetch, runner, "SELECT pg_sleep(2)")
+        time.sleep(0.4)
+        found = ask(fresh_database)
+        running.result()
+        pids = idle.info.backend_pid, runner.info.backend_pid
+
+    assert found["idle-in-transaction"].subject == f"pid {pids[0]}"
+    assert "idle in transaction for 0." in found["idle-in-transaction"].detail
+    assert "holds locks on public.t" in found["idle-in-transaction"].detail
+    assert found["open-transactions"].subject == f"pid {pids[1]}"
+    assert "the app, active, transaction open for 0." in found["open-transactions"].detail
+    assert {found[code].severity for code in ("idle-in-transaction", "open-transactions")} == {
+        Severity.WARN
+    }
+
+
+BUILD = "CREATE INDEX CONCURRENTLY i ON t (x);"
+
+
+def test_old_snapshot_warns_only_before_a_concurrent_build_which_then_waits_for_it(
+    fresh_database: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(obstacles, "OLD_SNAPSHOT_S", 0.05)
+    execute(fresh_database, "CREATE TABLE t (x int)", "CREATE TABLE other (x int)")
+    with connect(fresh_database, autocommit=False) as reader:
+        fetch(reader, "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SELECT FROM other")
+        pid = reader.info.backend_pid
+        time.sleep(0.1)
+        found = ask(fresh_database, sql=BUILD)["old-snapshots"]
+        assert "old-snapshots" not in ask(fresh_database, sql="ALTER TABLE t ADD y int;")
+        with (
+            pytest.raises(LockNotAcquired),
+            connect(fresh_database, settings={"lock_timeout": "100ms"}) as builder,
+        ):
+            fetch(builder, BUILD)
+
+    assert (found.severity, found.subject) == (Severity.WARN, f"pid {pid}")
+    assert "5 min" in found.why
+    assert "invalid index" in found.why
+    assert CONCURRENTLY_TIMEOUT.replace("min", " min") == obstacles.CONCURRENTLY_WAIT
+
+
+def test_transaction_without_a_snapshot_holds_up_no_build(
+    fresh_database: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(obstacles, "OLD_SNAPSHOT_S", 0.05)
+    execute(fresh_database, "CREATE TABLE t (x int)", "CREATE TABLE other (x int)")
+    with connect(fresh_database, autocommit=False) as session:
+        fetch(session, "SELECT FROM other")
+        time.sleep(0.1)
+        assert ask(fresh_database, sql=BUILD)["old-snapshots"].severity is Severity.OK
+        execute(fresh_database, BUILD)
+
+
+def test_writer_of_the_table_is_waited_for_by_a_concurrent_build(fresh_database: Target) -> None:
+    execute(fresh_database, "CREATE TABLE t (x int)")
+    locks = {"public.t": "ShareUpdateExclusiveLock"}
+    with connect(fresh_database, autocommit=False) as writer, writer.cursor() as cursor:
+        cursor.execute("INSERT INTO t VALUES (1)")
+        pid = writer.info.backend_pid
+        found = ask(fresh_database, sql=BUILD, locks=locks, tables=["public.t"])["lock-holders"]
+
+    assert found.subject == f"pid {pid}"
+
+
+@pytest.mark.parametrize(
+    ("sql", "locks", "severity"),
+    [
+        ("ALTER TABLE t ADD y int;", {"public.t": ALTER}, Severity.STOP),
+        (BUILD, {"public.t": "ShareUpdateExclusiveLock"}, Severity.STOP),
+        ("ALTER TABLE u ADD y int;", {"public.u": ALTER}, Severity.WARN),
+    ],
+)
+def test_prepared_transaction_stops_where_it_holds_the_plan_s_tables_and_warns_elsewhere(
+    password_server: PrivateServer, sql: str, locks: dict[str, str], severity: Severity
+) -> None:
+    with password_server.database() as name:
+        target = load_target(password_server.url(name)).with_conninfo(password=PASSWORD)
+        execute(target, "CREATE TABLE t (x int)", "CREATE TABLE u (x int)")
+        sound = ask(target, locks=locks, sql=sql)["prepared-transactions"]
+        execute(target, "BEGIN; INSERT INTO t VALUES (1); PREPARE TRANSACTION 'two''phase'")
+        found = ask(target, locks=locks, sql=sql)["prepared-transactions"]
+        execute(target, "ROLLBACK PREPARED 'two''phase'")
+
+    assert sound.severity is Severity.OK
+    assert (found.severity, found.subject) == (severity, "two'phase")
+    assert ("holds locks on public.t" in found.detail) is (severity is Severity.STOP)
+    assert "nobody will release" in found.why
+
+
+def test_vacuum_on_the_plan_s_table_is_named_by_pid(fresh_database: Target) -> None:
+    slow = {"vacuum_cost_delay": "100", "vacuum_cost_limit": "1"}
+    execute(
+        fresh_database, "CREATE TABLE t (x int) WITH (autovacuum_enabled = off)",
+        "INSERT INTO t SELECT generate_series(1, 20000)", "DELETE FROM t",
+    )  # fmt: skip
+    with connect(fresh_database, settings=slow) as session, ThreadPoolExecutor(1) as pool:
+        pid = session.info.backend_pid
+        running = pool.submit(_vacuum, session)
+        found = _eventually(lambda: ask(fresh_database, tables=["public.t"])["vacuum"])
+        other = ask(fresh_database, tables=["public.u"])["vacuum"]
+        session.cancel()
+        running.result()
+
+    assert (found.severity, found.subject) == (Severity.WARN, f"public.t (pid {pid})")
+    assert found.detail == f"pid {pid} vacuums public.t."
+    assert other.severity is Severity.OK
+
+
+def _vacuum(session: Connection) -> None:
+    with suppress(psycopg2.errors.QueryCanceled), session.cursor() as cursor:
+        cursor.execute("VACUUM t")
+
+
+def _eventually(question: Callable[[], Finding]) -> Finding:
+    deadline = time.monotonic() + 10
+    while (found := question()).severity is Severity.OK and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return found
+
+
+def test_table_close_to_a_forced_vacuum_warns(fresh_database: Target) -> None:
+    execute(
+        fresh_database, "CREATE TABLE t (x int)", "CREATE TABLE u (x int)",
+        "UPDATE pg_class SET relfrozenxid = ((txid_current() - 195000000 + (1::bigint << 32)) "
+        "% (1::bigint << 32))::text::xid WHERE relname = 't'",
+    )  # fmt: skip
+
+    found = ask(fresh_database, tables=["public.t"])["vacuum"]
+
+    assert (found.severity, found.subject) == (Severity.WARN, "public.t")
+    assert "public.t is at 98% of the age" in found.detail
+    assert "VACUUM (FREEZE) public.t" in found.remedy
+    assert ask(fresh_database, tables=["public.u"])["vacuum"].severity is Severity.OK
 
 
 def test_invalid_index_warns(fresh_database: Target) -> None:
@@ -171,3 +534,33 @@ def test_room_for_what_stays_but_not_for_the_plain_text_warns(
     found = ask(fresh_database, server=server, backup_folder=tmp_path)
 
     assert found["disk-room"].severity is Severity.WARN
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({}, "had changed nothing. Run `upgrade` again."),
+        ({"goal": ("b",), "direction": "upgrade"},
+         "the database is at a now. `upgrade` with -r target b goes on"),
+        ({"goal": ("b",), "direction": "upgrade", "under_way": "b"},
+         "at a now. b was rolled back whole. `upgrade` with -r target b"),
+        ({"goal": ("b",), "direction": "upgrade", "under_way": "b", "leaves_transaction": True},
+         "b is half-applied: it commits parts of itself"),
+        ({"goal": ("a",), "direction": "upgrade", "under_way": "a", "leaves_transaction": True},
+         "the database is at a now. `upgrade` with -r target a goes on"),
+        ({"runbook": "rollback", "goal": (), "direction": "downgrade", "under_way": "a"},
+         "a was rolled back whole. `rollback` with -r target base goes on"),
+        ({"goal": ("a",), "direction": "downgrade", "under_way": "b"},
+         "the database is at a now. `rollback` with -r target a goes on"),
+        ({"runbook": "init"}, "the database is at a now. Run `init` again."),
+    ],
+)  # fmt: skip
+def test_killed_run_is_told_with_what_was_under_way_and_what_goes_on(
+    fresh_database: Target, changes: dict[str, object], says: str
+) -> None:
+    killed = Receipt("r", "upgrade", "t", "d", "interrupted", datetime.now(UTC), None, "me",
+                     ("a",), (), (), "", (), "", Path())  # fmt: skip
+
+    found = ask(fresh_database, receipts=[replace(killed, **changes)])["last-run"]  # type: ignore[arg-type]
+
+    assert says in f"{found.detail} {found.remedy}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -317,3 +318,18 @@ def test_step_back_from_two_heads_asks_which_one(small: Small, fresh_database: T
         go(rollback, namespace, target="-1")
 
     assert picture(fresh_database) == before
+
+
+def test_what_came_since_is_known_from_the_history_of_a_run_elsewhere(
+    small: Small, fresh_database: Target
+) -> None:
+    namespace = small({"a1": TABLE, "b2": COLUMN}, to="head")
+    shutil.rmtree(Path(namespace["alembic_ini"]).parent / "runs")  # as on another host
+    sql(fresh_database, "INSERT INTO a VALUES (1, 'x')")
+
+    run: Run[Any] = go(rollback, namespace, before="write_salvage")
+    assert run.require("loss", Loss).items == (LossItem("public.a", "note", 1, (), 1),)
+
+    sql(fresh_database, "UPDATE playbook.history SET database_oid = 1")  # of a copied database
+    run = go(rollback, namespace, before="write_salvage")
+    assert run.require("loss", Loss).items == (LossItem("public.a", "note", 1, (), -1),)

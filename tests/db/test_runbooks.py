@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from builders import FAILING, SECOND, TABLE, Project, Script, execute
-from playbook import backup, init, preview, rollback, status, upgrade, verify
+from playbook import backup, init, preview, rollback, sandbox, status, upgrade, verify
 from playbook.database import advisory_lock, connect, fetch_value
-from playbook.errors import GuardRefused, MigrationFailed, SettingsError
+from playbook.errors import GuardRefused, MigrationFailed, SettingsError, VerifyFailed
 from playbook.journal import Run, known_receipts
-from playbook.records import Note, Outcome, Receipt
+from playbook.records import Checks, Note, Outcome, Receipt, Severity
 from playbook.snapshot import take_snapshot
-from playbook.targets import PROJECT_INI, Target
+from playbook.targets import PROJECT_INI, Target, load_target
 from servers import PrivateServer
 from steps import STEPS, WRITING, Namespace, at, go, history, picture, runs
 
@@ -471,6 +471,57 @@ def test_receipt_is_never_half_written(
     monkeypatch.setattr(Path, "replace", replace)
     go(upgrade, namespace)
 
-    assert set(seen[:-1]) == {"running"}
-    assert seen[-1] == "succeeded"
+    ended = seen.index("succeeded")
+    assert set(seen[:ended]) == {"running"}
+    assert set(seen[ended:]) == {"succeeded"}  # then once more, with its entry in the log
     assert not list(Path(namespace["alembic_ini"]).parent.glob("runs/*/.receipt.json"))
+
+
+POSITIVE = "-- name: positive\nSELECT id FROM a WHERE id < 0\n"
+
+
+def _with_check(small: Callable[..., Namespace], rows: str, change: str) -> Namespace:
+    """A database at its first revision, whose data check the rows may break; one more pending."""
+    second = Script(execute(change), down="1")
+    namespace = small({"1": TABLE, "2": second})
+    Project(Path(namespace["alembic_ini"]).parent).write_check("1", POSITIVE)
+    with connect(_target(namespace)) as connection, connection.cursor() as cursor:
+        cursor.execute(f"INSERT INTO a VALUES {rows}")
+    return namespace
+
+
+def _target(namespace: Namespace) -> Target:
+    return sandbox.open_target(load_target(str(namespace["database"])))
+
+
+@pytest.mark.parametrize("change", ["SELECT 1", "DELETE FROM a WHERE id = -1"])
+def test_check_that_failed_already_is_shown_and_does_not_fail_the_upgrade(
+    small: Callable[..., Namespace], change: str
+) -> None:
+    namespace = _with_check(small, "(-1), (-2)", change)
+
+    run = go(upgrade, namespace, before="take_backup")
+    findings = {f.code: f for f in run.require("preflight", Checks).findings}
+    outcome = go(upgrade, namespace)
+
+    assert findings["data-checks"].severity is Severity.WARN
+    assert outcome.outcome == "succeeded"
+    rows = "1 row; 2 before" if "DELETE" in change else "2 rows, as before"
+    assert outcome.next_steps[0] == f"Data check positive was broken already ({rows})."
+    assert go(upgrade, namespace).outcome == "succeeded"
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [("(1)", "positive (1 row; 0 before)"), ("(-1)", "positive (2 rows; 1 before)")],
+)
+def test_check_that_the_upgrade_breaks_fails_it_and_says_how_it_was(
+    small: Callable[..., Namespace], rows: str, said: str
+) -> None:
+    namespace = _with_check(small, rows, "INSERT INTO a VALUES (-5)")
+
+    with pytest.raises(VerifyFailed) as caught:
+        go(upgrade, namespace)
+
+    assert said in str(caught.value)
+    assert runs(namespace)[-1]["outcome"] == "failed"

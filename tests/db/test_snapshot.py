@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import signal
+import threading
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from playbook import snapshot as snapshots
 from playbook.database import connect, fetch
 from playbook.errors import PlaybookError
 from playbook.records import Snapshot
 from playbook.snapshot import (
+    Reading,
     count_rows,
     count_written_after,
     count_written_by,
@@ -42,6 +48,13 @@ TYPES = {
     "int4range": ("'[1,2)'", "'[1,3)'"),
     "boolean": ("true", "false"),
 }
+
+
+SLOW = (
+    # A thousand numbers are slow to write as text, and small on disk.
+    "CREATE TABLE a_large AS SELECT i AS id, array_fill(123456789, ARRAY[1000]) AS x "
+    "FROM generate_series(1, 100000) i"
+)
 
 
 def sql(target: Target, *statements: str) -> None:
@@ -266,3 +279,218 @@ def test_rows_are_counted_by_the_transaction_that_wrote_them(
         assert count_written_after(connection, [name], xid) == {name: 3}
         assert count_written_by(connection, [name], (xid, xid + 2**32)) == {name: 2}
         assert count_written_by(connection, [name], ()) == {name: 0}
+
+
+def many_tables(target: Target, number: int = 6) -> None:
+    sql(
+        target,
+        *(
+            f"CREATE TABLE t{n} AS SELECT i AS id, md5(i::text) AS x "
+            f"FROM generate_series(1, {n}00) AS i"
+            for n in range(1, number + 1)
+        ),
+    )
+
+
+def test_many_sessions_see_what_one_does(fresh_database: Target) -> None:
+    many_tables(fresh_database)
+
+    together = take_snapshot(fresh_database, (), jobs=4)
+
+    assert together.tables == take_snapshot(fresh_database, (), jobs=1).tables
+    assert [table.rows for table in together.tables] == [100, 200, 300, 400, 500, 600]
+
+
+def test_many_sessions_see_one_moment_while_rows_come_in(fresh_database: Target) -> None:
+    many_tables(fresh_database)
+    stopped = threading.Event()
+
+    def write() -> None:
+        with connect(fresh_database) as connection, connection.cursor() as cursor:
+            while not stopped.is_set():
+                insert = "; ".join(f"INSERT INTO t{n} VALUES (0, '')" for n in range(1, 7))
+                cursor.execute(f"BEGIN; {insert}; COMMIT")
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        seen = [take_snapshot(fresh_database, (), jobs=4).tables for _ in range(5)]
+    finally:
+        stopped.set()
+        writer.join()
+
+    for tables in seen:
+        assert len({t.rows - 100 * n for n, t in enumerate(tables, 1)}) == 1
+    assert seen[0] != seen[-1]
+
+
+def test_error_in_one_session_ends_the_others(fresh_database: Target) -> None:
+    many_tables(fresh_database)
+    sql(
+        fresh_database,
+        "ALTER TABLE t1 ENABLE ROW LEVEL SECURITY",
+        "ALTER TABLE t1 FORCE ROW LEVEL SECURITY",
+        "CREATE ROLE reader_of_snapshots LOGIN",
+        "GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader_of_snapshots",
+    )
+    try:
+        begun = time.monotonic()
+        with pytest.raises(PlaybookError, match="row-level security"):
+            take_snapshot(fresh_database.with_conninfo(user="reader_of_snapshots"), (), jobs=3)
+        assert time.monotonic() - begun < 10
+    finally:
+        sql(fresh_database, "DROP OWNED BY reader_of_snapshots", "DROP ROLE reader_of_snapshots")
+
+
+@pytest.mark.parametrize("key", ["id bigint PRIMARY KEY", "id bigint", "id uuid PRIMARY KEY"])
+def test_timestamps_have_the_hash_of_every_version_of_postgresql(
+    fresh_database: Target, key: str
+) -> None:
+    given = "gen_random_uuid()" if "uuid" in key else "1"
+    sql(
+        fresh_database,
+        f"CREATE TABLE t ({key}, x timestamptz)",
+        f"INSERT INTO t VALUES ({given}, '2026-03-29 01:30:00.000001 Europe/Berlin')",
+    )
+    as_is = fingerprints(fresh_database)["x"]
+
+    sql(fresh_database, "ALTER TABLE t ALTER x TYPE timestamp USING x AT TIME ZONE 'UTC'")
+
+    assert fingerprints(fresh_database)["x"] == as_is
+
+
+def test_column_made_wider_keeps_its_fingerprint_also_in_the_key(fresh_database: Target) -> None:
+    sql(
+        fresh_database,
+        "CREATE TABLE t (id int PRIMARY KEY, n smallint, x text)",
+        "INSERT INTO t VALUES (-1, -2, 'x'), (1, 2, NULL)",
+    )
+    before = fingerprints(fresh_database)
+
+    sql(fresh_database, "ALTER TABLE t ALTER id TYPE bigint, ALTER n TYPE int")
+
+    assert fingerprints(fresh_database) == before
+
+
+def test_equal_rows_of_tables_that_inherit_do_not_cancel_out(fresh_database: Target) -> None:
+    sql(
+        fresh_database,
+        "CREATE TABLE t (id int PRIMARY KEY, x text)",
+        "CREATE TABLE heir (LIKE t INCLUDING ALL) INHERITS (t)",
+        "INSERT INTO t VALUES (1, 'a')",
+        "INSERT INTO heir VALUES (1, 'a')",
+    )
+    before = fingerprints(fresh_database)
+
+    sql(fresh_database, "UPDATE t SET x = 'b'")
+
+    assert fingerprints(fresh_database)["x"] != before["x"]
+
+
+def test_composite_value_of_nulls_is_counted_as_a_value(fresh_database: Target) -> None:
+    sql(
+        fresh_database,
+        "CREATE TYPE pair AS (a int, b int)",
+        "CREATE TABLE t (id int PRIMARY KEY, x pair)",
+        "INSERT INTO t VALUES (1, ROW(NULL, NULL)), (2, NULL)",
+    )
+
+    (table,) = take_snapshot(fresh_database, ()).tables
+
+    assert table.columns[1].non_null_rows == 1
+
+
+def test_of_a_large_table_a_sample_is_read_and_all_rows_counted(fresh_database: Target) -> None:
+    sql(
+        fresh_database,
+        "CREATE TABLE t AS SELECT i AS id, md5(i::text) AS x FROM generate_series(1, 50000) i",
+        "CREATE TABLE little (id int)",
+        "ANALYZE t",
+    )
+    limits = Reading(sample_above_bytes=500 * 1024)
+
+    little, table = take_snapshot(fresh_database, (), limits=limits).tables
+
+    assert (little.coverage, little.share) == ("", 1.0)
+    assert table.rows == 50_000
+    assert 0.1 < table.share < 0.2
+    assert table.coverage == f"{table.share * 100:.3g} % of its blocks"
+    assert 2_000 < table.columns[0].non_null_rows < 15_000
+    full = take_snapshot(fresh_database, ())
+    sampled = take_snapshot(fresh_database, (), limits=limits)
+    assert take_snapshot(fresh_database, (), like=sampled).tables[1] == table
+    assert take_snapshot(fresh_database, (), limits=limits, like=full).tables[1] == table
+
+
+def test_time_budget_leaves_out_the_tables_that_do_not_fit_the_small_ones_first(
+    fresh_database: Target,
+) -> None:
+    sql(
+        fresh_database,
+        SLOW,
+        "CREATE TABLE little (id int)",
+        "INSERT INTO little VALUES (1)",
+    )
+
+    large, little = take_snapshot(fresh_database, (), limits=Reading(budget_s=0.6)).tables
+
+    assert (little.rows, little.coverage) == (1, "")
+    assert (large.rows, large.coverage, large.share) == (-1, "not read: time budget", 0.0)
+    assert [(c.fingerprint, c.non_null_rows) for c in large.columns] == [("", -1)] * 2
+
+
+def test_snapshot_knows_the_transactions_after_it(fresh_database: Target) -> None:
+    sql(fresh_database, "CREATE TABLE t (id int)", "INSERT INTO t VALUES (1), (2)")
+    snapshot = take_snapshot(fresh_database, ())
+    sql(fresh_database, "INSERT INTO t VALUES (3)")
+
+    with connect(fresh_database) as connection:
+        written = count_written_after(connection, ["public.t"], snapshot.xid - 1)
+
+    assert written == {"public.t": 1}
+    assert snapshot.system_identifier.isdigit()
+
+
+def test_snapshot_of_an_older_form_is_read_as_such(fresh_database: Target, tmp_path: Path) -> None:
+    snapshot = take_snapshot(fresh_database, ())
+    write_snapshot(replace(snapshot, form=1, xid=0), tmp_path / "s.json")
+    older = (tmp_path / "s.json").read_text().replace('"form": 1,', "")
+    (tmp_path / "s.json").write_text(older)
+
+    assert read_snapshot(tmp_path / "s.json").form == 1 != snapshot.form
+
+
+def test_interrupt_ends_the_reading_in_the_server_too(fresh_database: Target) -> None:
+    sql(fresh_database, SLOW)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            take_snapshot(fresh_database, ())
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+
+    query = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%%hash%%' AND datname = %s"
+    with connect(fresh_database) as connection:
+        query += " AND pid <> pg_backend_pid() AND state = 'active'"
+        assert fetch(connection, query, (fresh_database.database,)) == [(0,)]
+
+
+def test_reading_that_takes_long_says_how_far_it_is(
+    fresh_database: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many_tables(fresh_database)
+    sql(fresh_database, SLOW)
+    said: list[str] = []
+    take_snapshot(fresh_database, (), except_tables=["public.a_large"], on_progress=said.append)
+    assert said == []
+
+    monkeypatch.setattr(snapshots, "QUIET_S", 0.2)
+    take_snapshot(fresh_database, (), jobs=2, on_progress=said.append)
+
+    assert "reading tables: 6 of 7 done" in said

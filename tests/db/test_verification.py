@@ -11,7 +11,8 @@ import pytest
 from builders import Project, Script, make_graph, make_snapshot
 from playbook.database import connect
 from playbook.errors import SettingsError
-from playbook.records import RevisionGraph
+from playbook.records import Integrity, RevisionGraph, Snapshot
+from playbook.snapshot import take_snapshot
 from playbook.targets import Target
 from playbook.verification import compare, find_integrity, load_checks, run_checks
 
@@ -74,6 +75,89 @@ def test_changed_rule_of_a_column_is_told(change: dict[str, object], kind: str) 
     assert ("public.t", "x", kind) in found(before, after)
 
 
+def sampled(snapshot: Snapshot, **changes: object) -> Snapshot:
+    (table,) = snapshot.tables
+    columns = tuple(replace(c, is_key=c.column == "id") for c in table.columns)
+    values = {"coverage": "10 % of its blocks", "share": 0.1, "file": 1, "columns": columns}
+    return replace(snapshot, tables=(replace(table, **values, **changes),))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("after", "expected", "why"),
+    [
+        ({"id": "1", "x": "1"}, ["intact"], "10 % of its blocks"),
+        ({"id": "1", "x": "2"}, ["columns changed", "values changed"], "10 % of its blocks"),
+        ({"id": "2", "x": "2"}, ["not compared"], "not the same rows in them"),
+    ],
+    ids=["same rows", "same rows, another value", "other rows"],
+)
+def test_samples_are_compared_where_the_key_says_that_they_hold_the_same_rows(
+    after: dict[str, str], expected: list[str], why: str
+) -> None:
+    before, now = (sampled(make_snapshot(t=t)) for t in ({"id": "1", "x": "1"}, after))
+
+    found = compare(before, now, names=NAMES).differences
+
+    assert [d.kind for d in found] == expected
+    assert why in found[0].detail
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"file": 2}, "the table was rewritten"),
+        ({"share": 0.2, "coverage": "20 % of its blocks"}, "10 % of its blocks against 20 %"),
+        ({"share": 0.0, "rows": -1, "coverage": "not read: time budget"}, "not read: time budget"),
+    ],
+    ids=["rewritten", "other share", "not read"],
+)
+def test_what_cannot_be_compared_is_said_and_not_taken_for_changed(
+    change: dict[str, object], why: str
+) -> None:
+    before = make_snapshot(t={"id": "1", "x": "1"})
+    after = sampled(make_snapshot(t={"id": "9", "x": "9"}))
+    (table,) = after.tables
+    after = replace(after, tables=(replace(table, **change),))  # type: ignore[arg-type]
+
+    (found,) = compare(sampled(before), after, names=NAMES).differences
+
+    assert (found.kind, why in found.detail) == ("not compared", True)
+
+
+@pytest.mark.parametrize(
+    ("statement", "kinds"),
+    [
+        ("ALTER TABLE t DROP CONSTRAINT t_pkey", ["not compared"]),
+        ("ALTER TABLE t RENAME id TO key", ["columns changed", "dropped", "added"]),
+        ("ALTER TABLE t ALTER id TYPE bigint", ["columns changed", "type changed"]),
+        ("ALTER TABLE t ALTER id TYPE text", ["not compared", "type changed"]),
+    ],
+    ids=["dropped", "renamed", "wider", "of another kind"],
+)
+def test_changed_primary_key_does_not_make_values_look_changed(
+    fresh_database: Target, statement: str, kinds: list[str]
+) -> None:
+    with connect(fresh_database) as connection, connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE t (id int PRIMARY KEY, x text)")
+        cursor.execute("INSERT INTO t VALUES (1, 'a'), (2, 'b')")
+        before = take_snapshot(fresh_database, ())
+        cursor.execute(statement)  # type: ignore[arg-type]
+
+    compared = found(before, take_snapshot(fresh_database, ()))
+
+    assert [kind for *_, kind in compared if kind != "null rule changed"] == kinds
+
+
+def test_fingerprints_of_another_form_are_not_compared_and_rows_are() -> None:
+    before = make_snapshot(t={"x": "1"}, u=1)
+    after = replace(make_snapshot(t={"x": "9"}, u=2), form=2)
+
+    assert found(before, after) == [
+        ("public.t", "", "not compared"),
+        ("public.u", "", "rows changed"),
+    ]
+
+
 def test_checks_of_applied_revisions_run_and_show_what_breaks_them(
     fresh_database: Target, checked: RevisionGraph
 ) -> None:
@@ -134,6 +218,4 @@ def test_project_without_checks_has_none(
 
 
 def test_integrity_of_a_sound_database_is_empty(legacy_database: Target) -> None:
-    integrity = find_integrity(legacy_database)
-
-    assert (integrity.invalid, integrity.unvalidated) == ((), ())
+    assert find_integrity(legacy_database) == Integrity((), ())

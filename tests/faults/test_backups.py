@@ -145,8 +145,11 @@ def _until(found: Callable[[], object], wait_s: float = 10.0) -> object:
 
 def test_killed_pg_dump_is_told_and_leaves_nothing(big: Target, tmp_path: Path) -> None:
     def kill() -> None:
-        dumps = [p for p in psutil.Process().children() if "pg_dump" in p.name()]
-        dumps[0].send_signal(signal.SIGKILL)
+        _until(lambda: dumps(psutil.Process().children(recursive=True)))
+        dumps(psutil.Process().children(recursive=True))[0].send_signal(signal.SIGKILL)
+
+    def dumps(processes: list[psutil.Process]) -> list[psutil.Process]:
+        return [p for p in processes if p.name() == "pg_dump"]
 
     said = disturbed(big, tmp_path, kill)
 

@@ -20,6 +20,8 @@ import nbformat
 from nbformat import NotebookNode
 
 from playbook import sandbox
+from playbook.archive import take_backup
+from playbook.database import connect, fetch, server_info
 from playbook.targets import Target, load_target
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,7 +36,10 @@ RUNBOOKS = (
     "upgrade",
     "verify",
     "rollback",
+    "restore",
 )
+BACKED_UP = "backed up"
+"""The state of a sandbox at head, of which there is a backup."""
 CELL_TIMEOUT_S = 120
 QUIET_KERNEL = "--IPKernelApp.log_level=ERROR"
 """Without it each kernel warns that it talks to its own machine without encryption."""
@@ -99,8 +104,12 @@ class PrivateProject:
     def reset(self, state: str, database: str = "sandbox") -> Target:
         """Make a database anew and forget every run and backup; return its target."""
         self.forget()
+        seeded = "head" if state == BACKED_UP else state
         with self.entered():
-            return sandbox.reset_database(load_target(database, self.alembic_ini), state)
+            target = sandbox.reset_database(load_target(database, self.alembic_ini), seeded)
+        if state == BACKED_UP:
+            back_up(target)
+        return target
 
     def forget(self) -> None:
         """Delete what runs have left."""
@@ -113,6 +122,14 @@ class PrivateProject:
         with self.entered():
             sandbox.remove(self.folder)
         shutil.rmtree(self.folder)
+
+
+def back_up(target: Target) -> None:
+    """Take a backup of a database, where `upgrade` and `backup` keep theirs."""
+    with connect(target, read_only=True) as connection:
+        server = server_info(connection)
+        rows = fetch(connection, "SELECT version_num FROM alembic_version ORDER BY version_num")
+    take_backup(target, server, [row[0] for row in rows], directory="backups")
 
 
 def make_project() -> PrivateProject:

@@ -177,8 +177,10 @@ def _comparable(value: Any, patterns: Sequence[tuple[str, str]]) -> Any:
     The metadata of a picture (its size) are keyed by the same types, and left out with it.
     """
     if isinstance(value, dict):
-        pictures = {key: "a picture" for key in PICTURES if key in value}
-        return {key: _comparable(part, patterns) for key, part in value.items()} | pictures
+        return {
+            key: "a picture" if key in PICTURES else _comparable(part, patterns)
+            for key, part in value.items()
+        }
     if isinstance(value, list):
         return [_comparable(part, patterns) for part in value]
     if isinstance(value, str):

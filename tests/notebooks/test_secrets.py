@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 import pytest
 from harness import (
+    BACKED_UP,
     NOTEBOOKS,
     RUNBOOKS,
     PrivateProject,
@@ -60,6 +61,7 @@ def make_database(templates: Server) -> Iterator[Callable[[str], str]]:
     made = []
 
     def make(state: str) -> str:
+        state = "head" if state == BACKED_UP else state
         name = f"app_{state}"
         templates.execute(f"CREATE DATABASE {name} TEMPLATE template_{state}")
         made.append(name)
@@ -138,6 +140,8 @@ def test_the_password_of_a_variable_appears_nowhere(
 ) -> None:  # fmt: skip
     database = make_database(stored_state(read_notebook(NOTEBOOKS / f"{name}.ipynb")))
     url = _url(templates, database, templates.password)
+    if name == "restore":
+        papermill("backup", "-r", "database", "env:APP_URL", variables={"APP_URL": url})
 
     done = papermill(name, "-r", "database", "env:APP_URL", variables={"APP_URL": url})
 
@@ -205,7 +209,7 @@ def test_the_password_of_a_service_file_appears_nowhere(
         ({"password": "wrong"}, ("password authentication failed", "Correct the password")),
         ({"password": ""}, ("no password supplied", "Correct the password")),
         ({"database": "nowhere"}, ("does not exist", "createdb")),
-        ({"user": READER}, ("table public.users: owned by postgres", "Run as the owner")),
+        ({"user": READER}, ("table public.users: owner is postgres", "Run as the owner")),
     ],
     ids=["server down", "wrong password", "no password", "no such database", "no privilege"],
 )

@@ -6,10 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from playbook.hazards import RULES, find_hazards
-from playbook.records import Hazard, PlanStep, Severity
+from playbook.hazard_rules import RULES
+from playbook.hazards import find_hazards
+from playbook.records import ColumnFact, ConstraintFact, Hazard, Known, PlanStep, Severity
 
 SMALL, LARGE = 300, 30_000_000
+COLUMNS = (
+    ColumnFact("id", "bigint", True, True),
+    ColumnFact("a", "integer", False, False),
+    ColumnFact("b", "character varying(50)", False, False),
+)
+CASTS = frozenset({("varchar", "text")})
 
 BAD = {
     "adding-field-with-default": "ALTER TABLE t ADD COLUMN a timestamptz DEFAULT clock_timestamp()",
@@ -23,7 +30,7 @@ BAD = {
     "ban-drop-column": "ALTER TABLE t DROP COLUMN a",
     "ban-drop-table": "DROP TABLE t",
     "ban-truncate-cascade": "TRUNCATE t CASCADE",
-    "changing-column-type": "ALTER TABLE t ALTER COLUMN a TYPE text",
+    "changing-column-type": "ALTER TABLE t ALTER COLUMN a TYPE bigint",
     "constraint-missing-not-valid": "ALTER TABLE t ADD CONSTRAINT c CHECK (a > 0)",
     "delete-all-rows": "DELETE FROM t",
     "delete-rows": "DELETE FROM t WHERE a = 1",
@@ -53,7 +60,8 @@ def step(tmp_path: Path, sql: str, comment: str = "", revision: str = "r1") -> P
 
 def found(tmp_path: Path, sql: str, rows: int, comment: str = "") -> dict[str, Hazard]:
     """Return the hazards of some SQL on a table ``t`` of so many rows, by rule."""
-    hazards = find_hazards([step(tmp_path, sql, comment)], {"public.t": rows, "public.u": rows})
+    known = Known({"public.t": rows, "public.u": rows}, {"public.t": COLUMNS}, casts=CASTS)
+    hazards = find_hazards([step(tmp_path, sql, comment)], known)
     return {hazard.rule: hazard for hazard in hazards.items}
 
 
@@ -96,7 +104,7 @@ def test_tables_that_the_plan_creates_are_harmless(tmp_path: Path) -> None:
         step(tmp_path, "CREATE INDEX i ON t (a)", revision="r2"),
     ]
 
-    assert find_hazards(steps, {"public.t": LARGE}).items == ()
+    assert find_hazards(steps, Known({"public.t": LARGE})).items == ()
 
 
 def test_lock_taken_earlier_in_the_revision_is_held_through_an_update(tmp_path: Path) -> None:
@@ -110,7 +118,7 @@ def test_exemption_with_a_reason_lifts_a_stop_and_shows_the_reason(tmp_path: Pat
     rule = "require-concurrent-index-creation"
     comment = f"# playbook: allow {rule} on t because nobody writes at night"
 
-    hazards = find_hazards([step(tmp_path, BAD[rule], comment)], {"public.t": LARGE})
+    hazards = find_hazards([step(tmp_path, BAD[rule], comment)], Known({"public.t": LARGE}))
 
     assert hazards.items[0].allowed_because == "nobody writes at night"
     assert hazards.stops == ()
@@ -129,4 +137,113 @@ def test_exemption_without_reason_or_for_another_thing_lifts_nothing(
 ) -> None:
     rule = "require-concurrent-index-creation"
 
-    assert find_hazards([step(tmp_path, BAD[rule], comment)], {"public.t": LARGE}).stops
+    assert find_hazards([step(tmp_path, BAD[rule], comment)], Known({"public.t": LARGE})).stops
+
+
+def test_type_change_that_rewrites_nothing_weighs_nothing(tmp_path: Path) -> None:
+    rule = "changing-column-type"
+
+    wider = found(tmp_path, "ALTER TABLE t ALTER COLUMN b TYPE varchar(100)", LARGE)[rule]
+    text = found(tmp_path, "ALTER TABLE t ALTER COLUMN b TYPE text USING b::text", LARGE)[rule]
+    computed = found(tmp_path, "ALTER TABLE t ALTER COLUMN b TYPE text USING upper(b)", LARGE)[rule]
+    both = "ALTER TABLE t ALTER COLUMN b TYPE text, ALTER COLUMN a TYPE bigint"
+
+    assert (wider.severity, wider.blocked_s) == (Severity.OK, 0)
+    assert (text.severity, text.rewrite) == (Severity.OK, "")
+    assert computed.severity is Severity.STOP
+    assert found(tmp_path, both, LARGE)[rule].severity is Severity.STOP
+    assert "integer becomes bigint" in found(tmp_path, both, LARGE)[rule].detail
+
+
+@pytest.mark.parametrize(
+    ("sql", "held", "severity", "words"),
+    [
+        ("ALTER TABLE t DROP COLUMN a", {("public.t", "a"): 0}, Severity.OK, "holds nothing"),
+        ("ALTER TABLE t DROP COLUMN a", {("public.t", "a"): 7}, Severity.WARN, "7 values in a of"),
+        ("ALTER TABLE t DROP COLUMN a", {}, Severity.WARN, "old form fails"),
+        ("ALTER TABLE t DROP COLUMN new", {}, Severity.OK, "holds nothing"),
+        ("DROP TABLE t", {("public.t", ""): 1234}, Severity.WARN, "1,234 rows of public.t"),
+        ("DROP TABLE t", {("public.t", ""): 0}, Severity.OK, "holds nothing"),
+        ("TRUNCATE t", {("public.t", ""): 1}, Severity.WARN, "1 row of public.t"),
+    ],
+)  # fmt: skip
+def test_what_is_dropped_weighs_what_it_holds(
+    tmp_path: Path, sql: str, held: dict[tuple[str, str], int], severity: Severity, words: str
+) -> None:
+    known = Known({"public.t": LARGE}, {"public.t": COLUMNS}, held=held)
+
+    (hazard,) = find_hazards([step(tmp_path, sql)], known).items
+
+    assert hazard.severity is severity
+    assert words in hazard.detail
+
+
+SET_NOT_NULL = "ALTER TABLE t ALTER COLUMN a SET NOT NULL"
+
+
+@pytest.mark.parametrize(
+    ("before", "definition", "is_valid", "severity"),
+    [
+        ("", "CHECK ((a IS NOT NULL))", True, Severity.OK),
+        ("", "CHECK (((a IS NOT NULL) AND (b IS NOT NULL)))", True, Severity.OK),
+        ("", "CHECK ((a IS NOT NULL)) NOT VALID", False, Severity.STOP),
+        ("", "CHECK (((a IS NOT NULL) OR (b IS NOT NULL)))", True, Severity.STOP),
+        ("", "CHECK ((b IS NOT NULL))", True, Severity.STOP),
+        ("ALTER TABLE t VALIDATE CONSTRAINT c;", "CHECK ((a IS NOT NULL)) NOT VALID", False,
+         Severity.OK),
+        ("ALTER TABLE t DROP CONSTRAINT c;", "CHECK ((a IS NOT NULL))", True, Severity.STOP),
+    ],
+)  # fmt: skip
+def test_not_null_that_a_valid_check_proves_weighs_nothing(
+    tmp_path: Path, before: str, definition: str, is_valid: bool, severity: Severity
+) -> None:
+    fact = ConstraintFact("public.t", "c", definition, is_valid)
+    known = Known({"public.t": LARGE}, {"public.t": COLUMNS}, constraints=(fact,))
+
+    steps = [step(tmp_path, before), step(tmp_path, SET_NOT_NULL, revision="r2")]
+
+    assert [h.severity for h in find_hazards(steps, known).items] == [severity]
+
+
+@pytest.mark.parametrize(
+    ("sql", "name"),
+    [
+        ("CREATE INDEX ix_t ON t (a)", "ix_t"),
+        ("ALTER TABLE t ADD CHECK (a > 0)", "t_a_check"),
+        ("ALTER TABLE t ADD CONSTRAINT c FOREIGN KEY (a) REFERENCES u", "c"),
+        ("ALTER TABLE t DROP COLUMN a, ADD COLUMN c int", "a"),
+        (SET_NOT_NULL, "a"),
+        ("ALTER TABLE t RENAME COLUMN a TO c", "a"),
+        ("UPDATE t SET a = 1, b = ''", "a, b"),
+        ("DROP TABLE t", ""),
+    ],
+)
+def test_hazard_names_the_index_constraint_or_column(tmp_path: Path, sql: str, name: str) -> None:
+    assert [hazard.object for hazard in found(tmp_path, sql, LARGE).values()] == [name]
+
+
+def test_only_what_weighs_something_carries_a_rewrite(tmp_path: Path) -> None:
+    sql, rule = BAD["require-concurrent-index-creation"], "require-concurrent-index-creation"
+
+    assert "CREATE INDEX CONCURRENTLY i ON t (a);" in found(tmp_path, sql, LARGE)[rule].rewrite
+    assert found(tmp_path, sql, SMALL)[rule].rewrite == ""
+
+
+def test_partitioned_table_gets_no_rewrite_that_the_server_refuses(tmp_path: Path) -> None:
+    known = Known({"public.t": LARGE}, partitioned=frozenset({"public.t"}))
+
+    (hazard,) = find_hazards([step(tmp_path, "CREATE INDEX i ON t (a)")], known).items
+
+    assert (hazard.severity, hazard.rewrite) == (Severity.STOP, "")
+
+
+def test_rule_is_told_of_its_own_statement_where_several_stand_on_a_line(tmp_path: Path) -> None:
+    sql = f"UPDATE t SET b = 'öäü文書' WHERE a = 1; {SET_NOT_NULL}; CREATE INDEX i ON u (a)"
+
+    hazards = find_hazards([step(tmp_path, sql)], Known({"public.t": LARGE, "public.u": LARGE}))
+
+    assert [(h.rule, h.statement.split()[0]) for h in hazards.items] == [
+        ("update-rows", "UPDATE"),
+        ("adding-not-nullable-field", "ALTER"),
+        ("require-concurrent-index-creation", "CREATE"),
+    ]

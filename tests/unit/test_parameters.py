@@ -104,3 +104,14 @@ def test_choice_outside_the_list_is_refused_with_the_list() -> None:
     assert str(caught.value) == (
         "backup='no' is not known. Nothing was changed. Write -r backup auto or never."
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [("x" * 2001, "has 2001 characters"), ("a\0b", "NUL"), ("\ud800", "surrogate")],
+)
+def test_text_that_nothing_can_take_is_refused_and_not_repeated(text: str, problem: str) -> None:
+    with pytest.raises(SettingsError, match=problem) as caught:
+        read(target=text)
+
+    assert text not in str(caught.value)

@@ -21,6 +21,7 @@ from playbook.records import (
     BackupManifest,
     Backups,
     Banner,
+    Blocker,
     Checks,
     ColumnSnapshot,
     Comparison,
@@ -37,15 +38,19 @@ from playbook.records import (
     Loss,
     LossItem,
     Note,
+    Orphans,
     Outcome,
     Plan,
     PlanStep,
     Receipt,
+    Restored,
     Retention,
     Revision,
     RevisionGraph,
     Salvage,
     SalvagedFile,
+    SequenceBehind,
+    Sessions,
     Severity,
     Snapshot,
     StepResult,
@@ -62,10 +67,11 @@ SHA = "0123456789abcdef" * 4
 START = datetime(2026, 11, 23, 8, 0, 0, tzinfo=UTC)
 RUN = Path("/home/secret-user/project/runs/20261123T080000Z-upgrade-sandbox")
 PARTS = {
-    "Blocker", "ColumnSnapshot", "DataCheckResult", "Difference", "DumpProgress", "Finding",
-    "Hazard", "InvalidIndex", "LateRows",
-    "LossItem", "PlanStep", "Receipt", "Revision", "SalvagedFile", "ServerInfo", "Severity",
-    "StepResult", "WayBack", "TableSize", "TableSnapshot", "UnvalidatedConstraint",
+    "Blocker", "Changes", "ColumnFact", "ColumnSequence", "ColumnSnapshot", "ConstraintFact",
+    "DataCheckResult", "Difference", "DumpProgress", "Finding", "ForeignKey", "Hazard",
+    "InvalidIndex", "Known", "LateRows", "LogEntry", "LossItem", "Orphans", "PlanStep", "Receipt",
+    "Revision", "SalvagedFile", "SequenceBehind", "ServerInfo", "Severity", "StepResult",
+    "TableSize", "TableSnapshot", "TableStorage", "UnvalidatedConstraint", "WayBack",
 }  # fmt: skip
 """Records that are shown only within others, or by nobody."""
 
@@ -91,6 +97,11 @@ BRANCHED = graph(
     revision("0004_index", "0003_chunks", message="index chunks concurrently"),
     revision("0005_merge", "0004_index", "0003_audit", message="merge", head=True),
     current=("0003_chunks",), script_directory="/home/secret-user/project/migrations",
+)  # fmt: skip
+MARKED = replace(
+    BRANCHED,
+    marks=(("0001_users", "edited"), ("0003_chunks", "edited"), ("0003_chunks", "out of order"),
+           ("0004_index", "failed"), ("0000_old", "missing")),
 )  # fmt: skip
 
 STEP = PlanStep(
@@ -152,7 +163,7 @@ SAMPLES: dict[str, Any] = {
         Finding("invalid-index", Severity.STOP, "rag.ix_chunks", "It is not valid.",
                 "Open `repair`."),
     )),
-    "RevisionGraph": BRANCHED,
+    "RevisionGraph": MARKED,
     "Plan": Plan(
         direction="upgrade", target="head", from_revisions=("0003_chunks",),
         to_revisions=("0004_index",), steps=(STEP,), method="offline", sha256=SHA,
@@ -179,11 +190,16 @@ SAMPLES: dict[str, Any] = {
         Difference("rag.chunks", "", "rows changed", 98_765, 98_700, "65 rows fewer"),
         Difference("rag.tags", "", "added", -1, 0),
         Difference("rag.chunks", "title", "values changed", 98_765, 98_700, "fingerprint differs"),
+        Difference("rag.tags", "name", "values changed", 40, 40, "", 3, 2, "undeclared"),
+        Difference("rag.huge", "", "not compared", -1, -1, "not read: time budget"),
     )),
     "Drift": Drift(("remove table rag.old", "add column app.users.email text")),
     "Integrity": Integrity(
         (UnvalidatedConstraint("app.users", "users_email", "CHECK (email <> '') NOT VALID"),),
         (InvalidIndex("rag.chunks", "ix_chunks", "CREATE INDEX ix_chunks ON rag.chunks (id)"),),
+        (Orphans("rag.chunks", "chunks_document", "rag.documents", 3, True),),
+        (SequenceBehind("rag.chunks", "id", "rag.chunks_id_seq", 1, 98_765),),
+        (("sequence rag.other of rag.tags.id", "not checked in time"),),
     ),
     "Hazards": Hazards(
         (
@@ -191,6 +207,7 @@ SAMPLES: dict[str, Any] = {
                 "002_rag", "adding-required-field", Severity.STOP, "app.users", 98_700,
                 "ACCESS EXCLUSIVE", "every read and write", 1.5, "ALTER TABLE users ADD x int",
                 "The table is rewritten.", "Add it nullable first.",
+                object="x", rewrite="-- Revision 1 of 2:\nALTER TABLE users ADD x int;",
             ),
         )
     ),
@@ -218,6 +235,14 @@ SAMPLES: dict[str, Any] = {
         "fix forward",
         "3 rows came since the upgrade.",
     ),
+    "Restored": Restored(
+        "app_restored_20261125T160000Z", "app", "20261125T150000Z-a1", ("public.a",), 4, 12.5,
+        ("All other tables are empty, and foreign keys were left out.",),
+    ),
+    "Sessions": Sessions(
+        "app", (Blocker(4711, "shop", "web", "idle in transaction", "", 63.0),
+                Blocker(4712, "shop", "", "active", "", 0.0)),
+    ),
     "Note": Note("There is nothing to compare yet."),
     "Outcome": Outcome(
         outcome="succeeded", runbook="upgrade", summary="The database is at 0005_merge.",
@@ -240,6 +265,7 @@ EMPTY: dict[str, tuple[Any, str]] = {
     "Integrity": (Integrity((), ()), "every index is valid"),
     "Loss": (Loss(()), "Nothing will be destroyed"),
     "Salvage": (Salvage(Path("s"), ()), "Nothing had to be salvaged"),
+    "Sessions": (Sessions("app", ()), "Nobody else is connected"),
     "Snapshot": (Snapshot("db", "", (), ()), "no tables"),
 }  # fmt: skip
 
@@ -254,7 +280,7 @@ def spoil(value: Any) -> Any:
         return value
     if isinstance(value, str):
         return EVIL
-    kept = {"outcome", "transactional"}
+    kept = {"outcome", "transactional", "rewrite"}  # SQL is shown as it runs, as a plan's is
     fields = {n: spoil(getattr(value, n)) for n in value.__dataclass_fields__ if n not in kept}
     return replace(value, **fields)
 
@@ -400,6 +426,16 @@ def test_checks_keep_their_order_under_a_tally() -> None:
     assert text.index("connection") < text.index("long-transaction") < text.index("invalid-index")
 
 
+def test_reason_of_a_finding_is_shown_unless_all_is_well() -> None:
+    for severity, shown in ((Severity.OK, False), (Severity.WARN, True), (Severity.STOP, True)):
+        checks = Checks(
+            (Finding("a", severity, "pid 1", "It idles.", "End it.", "It holds locks."),)
+        )
+
+        assert ("It holds locks." in present.plain(checks)) is shown
+        assert ("It holds locks." in present.to_html(checks)) is shown
+
+
 def test_graph_is_drawn_like_git_log_with_the_newest_on_top() -> None:
     lines = present.plain(BRANCHED).splitlines()
     drawn = [line[:6].rstrip() for line in lines[3:-2]]
@@ -433,6 +469,19 @@ def test_graph_tells_of_a_revision_that_no_file_has() -> None:
     lost = graph(revision("a", head=True), current=("dead",), unknown=("dead",))
 
     assert "at dead, a revision that no file has" in present.plain(lost)
+
+
+def test_graph_shows_what_the_history_tells_of_each_revision() -> None:
+    lines = present.plain(MARKED).splitlines()
+    row = {name: line for line in lines for name in ("0001", "0003_chunks", "0004") if name in line}
+
+    assert lines[0] == "6 revisions: 3 applied, 3 pending, 1 failed, 2 edited, 1 out of order, " + (
+        "1 missing."
+    )
+    assert "applied, edited" in row["0001"]
+    assert "you are here, edited, out of order" in row["0003_chunks"]
+    assert "pending, failed" in row["0004"]
+    assert "0000_old was applied, and no file has it.  [missing]" in lines
 
 
 def test_plan_shows_its_sql_unchanged_in_both_forms() -> None:
@@ -582,3 +631,32 @@ def test_equal_comparisons_give_equal_pictures() -> None:
     first, second = (present.rows_chart(SAMPLES["Comparison"]).png for _ in range(2))
 
     assert first == second
+
+
+def test_changed_values_tell_who_wrote_them_and_whether_that_is_meant() -> None:
+    text = present.plain(SAMPLES["Comparison"])
+
+    assert "3 rows written since, 2 of them by the run; undeclared" in text
+    assert re.search(r"rag\.huge +not counted +not counted +not compared +not read: time", text)
+
+
+def test_references_that_are_broken_are_shown_with_their_remedy() -> None:
+    text = present.plain(SAMPLES["Integrity"])
+
+    assert "1 foreign key with rows that lack their parent" in text
+    assert """SELECT setval('"rag"."chunks_id_seq"', 98765)""" in text
+    assert "not checked in time" in text
+
+
+def test_snapshot_says_of_which_tables_not_every_row_was_read() -> None:
+    tables = (
+        TableSnapshot("app", "huge", -1, (), "not read: time budget", 0.0),
+        TableSnapshot("app", "large", 9_000, (), "10 % of its blocks", 0.1),
+    )
+
+    text = present.plain(Snapshot("db", "", (), tables))
+
+    assert re.search(r"app\.huge +not counted", text)
+    assert "app.huge: not read: time budget" in text
+    assert "app.large: 10 % of its blocks" in text
+    assert "2 tables, 9,000 rows" in text

@@ -114,6 +114,9 @@ def test_targets_that_a_rollback_takes(target: str) -> None:
          "target with head, heads, base, +1, -1 or one of: aa1, aa2, b."),
         ("aa", "upgrade", "target='aa' matches several revisions."),
         ("x@head", "upgrade", "There is no branch 'x'."),
+        ("+4", "upgrade", "target='+4' is no number of steps here: 3 are pending."),
+        ("+0", "upgrade", "target='+0' is no number of steps here"),
+        ("-0", "downgrade", "target='-0' is no number of steps here"),
         ("", "upgrade", "target='' is not a revision."),
         ("a b", "upgrade", "target='a b' is not a revision."),
         ("b; DROP TABLE x", "upgrade", "is not a revision."),
@@ -126,6 +129,14 @@ def test_target_that_cannot_be_meant_is_one_sentence(
         check_target(target, make_graph("aa1<-aa2<-b"), direction=direction)
 
     assert problem in str(caught.value)
+
+
+def test_more_steps_back_than_are_applied_are_refused() -> None:
+    graph = make_graph(CHAIN, current=("b",))
+
+    check_target("-2", graph, direction="downgrade")
+    with pytest.raises(SettingsError, match="2 are applied"):
+        check_target("-3", graph, direction="downgrade")
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from playbook.statements import Dropped, dropped_objects, tables_in
+from playbook.statements import Dropped, commits_midway, dropped_objects, tables_in
 
 
 @pytest.mark.parametrize(
@@ -46,3 +46,15 @@ def test_statement_that_cannot_be_read_hides_no_other(broken: str) -> None:
 
     assert dropped_objects(sql) == [Dropped("public.a", ""), Dropped("public.b", "c")]
     assert tables_in(sql) >= {"public.a", "public.b"}
+
+
+@pytest.mark.parametrize(
+    ("sql", "midway"),
+    [
+        ("BEGIN;\nALTER TABLE a ADD x int;\nCOMMIT;", False),
+        ("BEGIN;\nCOMMIT;\nCREATE INDEX CONCURRENTLY i ON a (x);\nBEGIN;\nCOMMIT;", True),
+        ("BEGIN;\nCREATE TABLE a ();\ncommit;\nSELECT 1;\nCOMMIT;", True),
+    ],
+)
+def test_step_that_commits_before_its_end_is_known_by_its_sql(sql: str, midway: bool) -> None:
+    assert commits_midway(sql) is midway

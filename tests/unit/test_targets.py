@@ -13,6 +13,7 @@ from playbook.targets import (
     Target,
     load_target,
     parse_duration_s,
+    parse_size_bytes,
     read_section,
     redact,
     target_names,
@@ -225,7 +226,22 @@ def test_durations(text: str, seconds: float) -> None:
     assert parse_duration_s(text, name="x") == pytest.approx(seconds)
 
 
-@pytest.mark.parametrize("text", ["", "2", "0s", "-1s", "2 days", "s", "1e3s", "0.0ms"])
+@pytest.mark.parametrize(
+    "text", ["", "2", "0s", "-1s", "2 days", "s", "1e3s", "0.0ms", "169h", "9" * 400 + "h"]
+)
 def test_text_that_is_no_duration_is_refused_and_zero_too(text: str) -> None:
     with pytest.raises(SettingsError, match="lock_timeout=.* is not a duration above zero"):
         parse_duration_s(text, name="lock_timeout")
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("1kB", 1024), ("500MB", 500 * 1024**2), (" 1.5 GB ", 3 * 512 * 1024**2)]
+)
+def test_sizes(text: str, size: int) -> None:
+    assert parse_size_bytes(text, name="x") == size
+
+
+@pytest.mark.parametrize("text", ["", "10", "0GB", "-1GB", "10 gb", "GB", "1e3MB", "5%"])
+def test_text_that_is_no_size_is_refused_and_zero_too(text: str) -> None:
+    with pytest.raises(SettingsError, match="sample_above=.* is not a size above zero"):
+        parse_size_bytes(text, name="sample_above")
