@@ -31,8 +31,9 @@ def plan_retention(
     """Return which backups of a database would go, and why the others stay. Reads only.
 
     The ``keep`` newest stay; so do the newest that was verified, the newest that was proven by a
-    restore, and those that a run younger than `REFERRED_DAYS` took before it wrote. 0 keeps all.
-    Backups of another database or server under the same target's name are none of its business.
+    restore, and those that a run younger than `REFERRED_DAYS` took before it wrote, or restored.
+    0 keeps all. Backups of another database or server under the same target's name are none of
+    its business.
 
     Args:
         receipts: of this database's runs; those of `backup` itself do not count.
@@ -57,7 +58,7 @@ def _reasons(
     referred = _referred(receipts)
     for backup in backups:
         if run := referred.get(backup.directory.resolve()):
-            reasons.setdefault(backup.directory, f"taken by {run}")
+            reasons.setdefault(backup.directory, run)
     for proof in ("restore", "archive"):
         for backup in [b for b in backups if proof in (b.verified, "archive") and b.verified][:1]:
             words = "proven by a restore" if proof == "restore" else "verified"
@@ -66,13 +67,17 @@ def _reasons(
 
 
 def _referred(receipts: Sequence[Receipt]) -> dict[Path, str]:
-    """Return the backups of recent runs, with the run's id."""
+    """Return the backups of recent runs, with what the run did with it."""
     oldest = datetime.now(UTC) - timedelta(days=REFERRED_DAYS)
     return {
-        Path(receipt.backup).resolve(): receipt.run_id
+        Path(receipt.backup).resolve(): f"{_did(receipt)} by {receipt.run_id}"
         for receipt in receipts
         if receipt.backup and receipt.runbook != "backup" and receipt.started_at >= oldest
     }
+
+
+def _did(receipt: Receipt) -> str:
+    return "restored" if receipt.runbook == "restore" else "taken"
 
 
 def remove_backups(plan: Retention) -> list[Path]:

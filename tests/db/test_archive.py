@@ -335,23 +335,24 @@ def receipt(backup: Path, runbook: str, age_days: float) -> Receipt:
     )  # fmt: skip
 
 
-def test_pruning_keeps_what_a_run_of_the_last_month_took_before_it_wrote(
+def test_pruning_keeps_what_a_run_of_the_last_month_took_before_it_wrote_or_restored(
     small: Target, tmp_path: Path
 ) -> None:
-    upgraded, long_ago, by_hand, newest = (
-        mark(take(small, tmp_path), f"2026-01-0{n}T00:00:00+00:00", "archive") for n in range(1, 5)
+    upgraded, restored, long_ago, by_hand, newest = (
+        mark(take(small, tmp_path), f"2026-01-0{n}T00:00:00+00:00", "archive") for n in range(1, 6)
     )
     receipts = (
         receipt(upgraded, "upgrade", 29), receipt(long_ago, "upgrade", 31),
-        receipt(by_hand, "backup", 1),
+        receipt(by_hand, "backup", 1), receipt(restored, "restore", 2),
     )  # fmt: skip
     plan = plan_retention(small, server_of(small), str(tmp_path), keep=1, receipts=receipts)
 
     assert [(b.directory, why) for b, why in plan.kept] == [
-        (newest, "among the 1 newest"), (upgraded, "taken by run-29"),
+        (newest, "among the 1 newest"), (restored, "restored by run-2"),
+        (upgraded, "taken by run-29"),
     ]  # fmt: skip
     assert {b.directory for b in plan.removed} == {long_ago, by_hand}
-    assert len(list_backups(small, str(tmp_path))) == 4  # a plan removes nothing
+    assert len(list_backups(small, str(tmp_path))) == 5  # a plan removes nothing
 
 
 def test_dry_run_counts_the_backup_that_would_be_made(small: Target, tmp_path: Path) -> None:
