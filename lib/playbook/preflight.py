@@ -412,9 +412,9 @@ def _backups(backups: Backups) -> Finding:
     return Finding(
         "backups",
         Severity.OK,
-        newest.directory.name,
-        f"The newest of {count(len(backups.items), 'backup')}: {moment(newest.started_at)}, at "
-        f"{join(newest.revisions)}, {proof}.",
+        "backups",
+        f"The newest of {count(len(backups.items), 'backup')}: {newest.directory.name}, made "
+        f"{moment(newest.started_at)}, at {join(newest.revisions)}, {proof}.",
     )
 
 
