@@ -18,11 +18,13 @@ demo:  ## run every runbook once, on a fresh sandbox copy of a legacy database
 lab:  ## open the playbook in JupyterLab, at the guided tour
 	@$(IN_ENV) jupyter lab $$([ "$$(id -u)" != 0 ] || echo --allow-root) notebooks/onboarding.ipynb
 
-# Both pytest runs take place even if the first fails. PYTEST_ARGS goes to the first.
+# Both pytest runs take place even if the first fails. PYTEST_ARGS goes to the first, which runs the
+# test files in PYTEST_JOBS processes, each with servers of its own.
+PYTEST_JOBS ?= 2
 test: check  ## check, then run all tests and compare every notebook with its stored outputs
 	@failed=0; \
 	echo "== pytest"; \
-	$(IN_ENV) python -m pytest $(PYTEST_ARGS) || failed=1; \
+	$(IN_ENV) python -m pytest -n $(PYTEST_JOBS) --dist loadfile $(PYTEST_ARGS) || failed=1; \
 	echo "== nbval: every notebook against its stored outputs"; \
 	$(IN_ENV) python -m pytest --nbval notebooks || failed=1; \
 	exit $$failed

@@ -510,7 +510,7 @@ def test_killed_run_marks_its_revision_and_says_how_to_go_on(
 
     assert marked(namespace) == (("c3", "interrupted"),)
     said = " ".join(go(status, namespace).next_steps)
-    assert "running `upgrade` again goes on from there" in said
+    assert "`upgrade` with -r target c3 goes on from there" in said
     assert (
         "c3 is pending: the run that tried it was stopped or killed. Run `upgrade` again." in said
     )

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from urllib.parse import quote
 
 import pytest
 from harness import NOTEBOOKS, RUNBOOKS, PrivateProject, code_cells, read_notebook
+from jupyter_core.utils import ensure_event_loop
 from nbformat import NotebookNode
 from papermill import execute_notebook
 from papermill.exceptions import PapermillExecutionError
@@ -268,6 +270,20 @@ IN_PROCESS = (
     Case("backup", "a folder not to be made", {"directory": "/dev/null/x"}, ("-r directory",)),
     Case("backup", "no folder", {"directory": ""}, ("directory", "-r directory")),
     Case("backup", "a file for the folder", {}, ("-r directory",), make=file("directory", "")),
+    # what restore alone takes
+    Case("restore", "an unknown name", {"tagret": "x"}, ("'tagret'", "Its parameters are")),
+    Case("restore", "no backup there is", {}, ("No backup of", "`backup`"), "BackupFailed"),
+    Case("restore", "a folder that is no backup", {}, ("manifest", "another backup"),
+         "BackupFailed", make=folder_for("backup")),
+    Case("restore", "a backup that is not there", {"backup": "/nowhere"}, ("/nowhere",),
+         "BackupFailed"),
+    Case("restore", "the live database's name", {"into": "sandbox"}, ("'sandbox' already",)),
+    Case("restore", "a name too long", {"into": "x" * 64}, ("into", "63")),
+    Case("restore", "a truth as text", {"swap": "true"}, ("swap='true'", "-p swap True")),
+    Case("restore", "a swap of single tables", {"swap": True, "tables": "users"}, ("swap",)),
+    Case("restore", "sessions to end without a swap", {"end_sessions": True}, ("end_sessions",)),
+    Case("restore", "jobs below zero", {"jobs": -1}, ("jobs", "0")),
+    Case("restore", "another server not known", {"to": "nope"}, ("'nope'", "sandbox")),
     Case("upgrade", "a file for the runs", {}, ("-r output_dir",), make=file("output_dir", "")),
     # what was made earlier
     Case("upgrade", "a plan not there", {"plan": "/nowhere/plan.json"}, ("/nowhere", "-r plan")),
@@ -380,8 +396,11 @@ def _by_command(project: PrivateProject, case: Case, given: Mapping[str, object]
 def _in_process(project: PrivateProject, case: Case, given: Mapping[str, object], to: Path) -> str:
     """Run a notebook in this process, which must fail, and return the error's text."""
     notebook = NOTEBOOKS / f"{case.notebook}.ipynb"
-    with pytest.raises(PapermillExecutionError) as caught:
-        execute_notebook(notebook, to, dict(given), cwd="/", progress_bar=False)
+    # Jupyter makes an event loop for each thread and never closes it: its sockets would be found
+    # unclosed later, in whichever test is running then.
+    with closing(ensure_event_loop()):
+        with pytest.raises(PapermillExecutionError) as caught:
+            execute_notebook(notebook, to, dict(given), cwd="/", progress_bar=False)
     return str(caught.value)
 
 
