@@ -42,11 +42,14 @@ __all__ = [
     "old_snapshots",
     "open_transactions",
     "parents_first",
+    "partition_columns",
     "prepared_transactions",
     "progress_of",
     "relation_exists",
+    "search_path",
     "sequence_columns",
     "standbys",
+    "stored_bytes",
     "stored_in",
     "table_columns",
     "table_names",
@@ -127,10 +130,10 @@ SELECT DISTINCT tables.schema || '.' || tables.name
 FROM below JOIN ({_USER_TABLES}) AS tables USING (oid) ORDER BY 1
 """
 
-COLUMNS = f"""
+_COLUMNS = """
 SELECT tables.schema || '.' || tables.name, a.attname, format_type(a.atttypid, a.atttypmod),
-       a.attnotnull, coalesce(a.attnum = ANY (i.indkey), false)
-FROM ({_USER_TABLES}) AS tables
+       a.attnotnull, coalesce(a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]), false)
+FROM ({}) AS tables
 JOIN pg_attribute AS a ON a.attrelid = tables.oid AND a.attnum > 0 AND NOT a.attisdropped
 LEFT JOIN pg_index AS i ON i.indrelid = tables.oid AND i.indisprimary
 ORDER BY 1, a.attnum
@@ -297,7 +300,7 @@ def table_sizes(connection: Connection) -> list[TableSize]:
 def table_columns(connection: Connection) -> TableColumns:
     """Return the columns of every user table, in attribute order."""
     found: TableColumns = {name: [] for name in table_names(connection)}
-    for table, column, type_, not_null, key in fetch(connection, COLUMNS):
+    for table, column, type_, not_null, key in fetch(connection, _COLUMNS.format(_USER_TABLES)):
         found[table].append((column, type_, not_null, key))
     return found
 
@@ -318,6 +321,31 @@ def stored_in(connection: Connection, names: Sequence[str]) -> list[str]:
         names: tables, partitions or views, ``schema.name``; one that does not exist gives nothing.
     """
     return [row[0] for row in fetch(connection, STORED_IN, (list(names),))]
+
+
+def partition_columns(connection: Connection) -> TableColumns:
+    """Return the columns of every partition, in attribute order; its parent has them as well."""
+    found: TableColumns = {}
+    partitions = _USER_TABLES.replace("NOT c.relispartition", "c.relispartition")
+    for table, column, type_, not_null, key in fetch(connection, _COLUMNS.format(partitions)):
+        found.setdefault(table, []).append((column, type_, not_null, key))
+    return found
+
+
+def search_path(connection: Connection) -> list[str]:
+    """Return the schemas in which this session looks for a name without one."""
+    return list(fetch_value(connection, "SELECT current_schemas(false)::text[]"))
+
+
+def stored_bytes(connection: Connection, table: str) -> int:
+    """Return the size of a table (``schema.table``) with its partitions, without indexes."""
+    query = """
+        SELECT coalesce(nullif((SELECT sum(pg_table_size(t.relid))
+                                FROM pg_partition_tree(c.oid) AS t), 0), pg_table_size(c.oid))
+        FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+        WHERE n.nspname || '.' || c.relname = %s
+    """
+    return int(fetch_value(connection, query, (table,)))
 
 
 def unvalidated_constraints(connection: Connection) -> list[UnvalidatedConstraint]:

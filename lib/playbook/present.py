@@ -578,8 +578,12 @@ def _references(integrity: Integrity) -> list[Block]:
 
 
 def _loss(loss: Loss) -> View:
+    untold = Items("Not to be told from the SQL, and in the backup only", loss.untold)
     if not loss.items:
-        return View((Text("Nothing will be destroyed.", Pill("no loss", "good")),))
+        if not loss.untold:
+            return View((Text("Nothing will be destroyed.", Pill("no loss", "good")),))
+        title = "Nothing is dropped that is there now."
+        return View((Text(title, Pill("look", "look")), untold))
     rows = tuple(
         (
             Code(item.table),
@@ -597,6 +601,7 @@ def _loss(loss: Loss) -> View:
                 ("table", "column", "rows or values", "since the upgrade", "values per column"),
                 rows,
             ),
+            untold,
         )
     )
 

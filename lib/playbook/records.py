@@ -837,6 +837,8 @@ class Loss:
 
     items: tuple[LossItem, ...]
     xid: int = 0
+    untold: tuple[str, ...] = ()
+    """What else may be destroyed, which nobody can tell from the SQL; the backup has it."""
 
 
 @dataclass(frozen=True)

@@ -175,15 +175,18 @@ def _runs_here(run: Run[Parameters]) -> list[Receipt]:
     return [receipt for receipt in run.known_runs().runs if run.is_of_here(receipt)]
 
 
-def weigh_ways(run: Run[Parameters]) -> WaysBack:
+def weigh_ways(run: Run[Parameters]) -> WaysBack | Note:
     """Return the ways to be rid of the upgrade, what each loses and takes, and which is advised."""
     plan, loss = run.require("plan", Plan), run.require("loss", Loss)
+    if plan.is_empty:
+        return run.keep("ways", Note("There is nothing to undo."))
     receipts = _runs_here(run)
     xids = ways_back.applied_in(receipts, plan)
     facts = ways_back.Facts(
         loss=loss,
         backup=ways_back.newest_backup(run.target, run.server, plan, BACKUPS),
         rows_since=ways_back.rows_since(run.target, xids, plan, run.version_table),
+        failed=ways_back.failure_of(receipts, plan),
         downgrade_s=ways_back.downgrade_time(receipts, plan),
     )
     return run.keep("ways", ways_back.weigh_ways(plan, facts))
@@ -200,7 +203,8 @@ def write_salvage(run: Run[Parameters]) -> Salvage | Note:
     if not _will_write(run) or not any(item.rows for item in loss.items):
         return run.keep("salvage", Note(_why_no_salvage(run, loss)))
     with run.recording_failure():
-        files = salvage.write_salvage(run.target, loss, run.begin() / "salvage")
+        folder, at = run.begin() / "salvage", run.require("plan", Plan).from_revisions
+        files = salvage.write_salvage(run.target, loss, folder, at)
     run.note("salvage written", salvage=[file.path.name for file in files.files])
     return run.keep("salvage", files)
 
@@ -209,7 +213,10 @@ def _why_no_salvage(run: Run[Parameters], loss: Loss) -> str:
     held = [item for item in loss.items if item.rows]
     if run.parameters.dry_run and held:
         return f"Dry run: {count(sum(i.rows for i in held))} rows or values would be saved here."
-    return "There is nothing to salvage: what is dropped holds no rows."
+    nothing = "There is nothing to salvage: what is dropped holds no rows."
+    if loss.untold:
+        nothing += f" Not to be told from the SQL, and in the backup only: {join(loss.untold)}."
+    return nothing
 
 
 def _will_write(run: Run[Parameters]) -> bool:
@@ -257,9 +264,9 @@ def run_rollback(run: Run[Parameters]) -> Applied | Note:
     """
     run.must_be_first("applied")
     plan = run.require("plan", Plan)
-    for step, kind in (("preflight", Checks), ("loss", Loss), ("ways", WaysBack)):
+    for step, kind in (("preflight", Checks), ("loss", Loss)):
         run.require(step, kind)
-    for step in ("salvage", "backup"):
+    for step in ("ways", "salvage", "backup"):
         run.require(step, object)
     if not _will_write(run):
         reason = "this is a dry run" if run.parameters.dry_run else "the database is already there"
@@ -297,10 +304,20 @@ def _check_loss(run: Run[Parameters], plan: Plan) -> None:
 
 def _undo(run: Run[Parameters], plan: Plan, check_lock: Callable[[], None]) -> Applied:
     """Run the downgrades; each saves the rows that came since the salvage before it drops them."""
-    saved = run.taken("salvage", Salvage)
-    late = salvage.late_rows(run.target, plan, run.require("loss", Loss), saved)
+    late = salvage.late_rows(
+        run.target, plan, run.require("loss", Loss), run.taken("salvage", Salvage)
+    )
+    saved = late.salvage
+    if saved:
+        run.keep("salvage", saved)
+    if late.too_large:
+        tables = join(late.too_large)
+        run.note(f"too large to be read again under its lock: {tables}")
+        note(
+            f"Rows written to {tables} from now on are not saved: it is too large to be read again."
+        )
     try:
-        return execute(run, plan, check_lock, limits_of(run), late_rows=late)
+        return execute(run, plan, check_lock, limits_of(run), late_rows=late.rows)
     finally:
         if saved and (renewed := salvage.renew_manifest(saved)) != saved:
             run.keep("salvage", renewed)
@@ -338,14 +355,15 @@ def conclude(run: Run[Parameters]) -> Outcome:
     start, end = join(applied.from_revisions), join(applied.to_revisions)
     message = f"{run.server.database} was rolled back from {start} to {end}.{unread(run)}"
     saved = run.require("salvage", object)
-    files = tuple(file.path for file in saved.files) if isinstance(saved, Salvage) else ()
+    files = tuple(sorted(saved.directory.iterdir())) if isinstance(saved, Salvage) else ()
     taken = run.require("backup", object)
     kept = (
         (f"The whole database as it was is in the backup {taken.directory.name}.",)
         if isinstance(taken, BackupManifest)
         else ()
     )
-    load = ("salvage/load.sql loads what was saved, once the tables are back.",) if files else ()
+    back = f"salvage/load.sql loads what was saved, once `upgrade` has been to {start}."
+    load = (back,) if files else ()
     failed = tuple(f"Data check {c.name} finds {c.failing_rows} rows." for c in data.failed)
     looked_at = looks(run)
     run.finish("succeeded", message)

@@ -463,14 +463,18 @@ class Runner:
     ) -> None:
         """Keep others out of what is about to be destroyed, and save what came last.
 
-        Runs inside the revision's transaction, whose end frees the locks.
+        Runs inside the revision's transaction, whose end frees the locks. Where the project's
+        engine commits each statement by itself no lock can be held; rows are saved all the same.
         """
         counted, literally = self.observer.statements, {"no_parameters": True}
+        connection: Any = context.connection
+        raw = connection.connection
+        alone = bool(getattr(getattr(raw, "dbapi_connection", raw), "autocommit", False))
+        recording, self.observer.recording = self.observer.recording, not alone
         for table in tables:
-            connection: Any = context.connection
-            connection.exec_driver_sql(table["lock"], execution_options=literally)
-            found = connection.exec_driver_sql(table["query"], execution_options=literally)
-            rows = [tuple(row) for row in found]
+            if not alone:
+                connection.exec_driver_sql(table["lock"], execution_options=literally)
+            rows = self.read_late_rows(connection, table, literally)
             if rows and not table["path"]:
                 raise LateRowsError(
                     "%d rows of %s were written after what it holds was saved"
@@ -478,7 +482,21 @@ class Runner:
                 )
             if rows:
                 append_rows(table["path"], rows)
-        self.observer.statements = counted
+        self.observer.statements, self.observer.recording = counted, recording
+        if alone:
+            self.observer.outside_transaction = False  # nothing of the revision has run yet
+
+    def read_late_rows(
+        self, connection: Any, table: Mapping[str, str], options: Mapping[str, Any]
+    ) -> list[tuple[Any, ...]]:
+        """Return the rows that came after the salvage; a failure is not the revision's."""
+        try:
+            found = connection.exec_driver_sql(table["query"], execution_options=options)
+            return [tuple(row) for row in found]
+        except sqlalchemy.exc.DBAPIError as error:
+            raise LateRowsError(
+                "what came last to %s cannot be read (%s)" % (table["table"], error.orig)
+            ) from error
 
     def stamp(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Set the version table to some revisions without running anything."""

@@ -11,8 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -20,37 +20,35 @@ import psycopg2.extensions
 from psycopg2 import sql
 from psycopg2.extensions import connection as Connection
 
-from playbook.catalog import TableColumns, table_columns, table_sizes
+from playbook.catalog import (
+    TableColumns,
+    partition_columns,
+    search_path,
+    stored_bytes,
+    table_columns,
+)
 from playbook.database import connect, fetch, fetch_value, identifier
+from playbook.destroyed import StepView, follow
 from playbook.errors import BackupFailed
 from playbook.records import (
     LateRows,
     Loss,
     LossItem,
     Plan,
-    PlanStep,
     Salvage,
     SalvagedFile,
-    TableSize,
 )
 from playbook.salvage_load import LOAD, load_sql
 from playbook.snapshot import written_since
-from playbook.statements import dropped_objects
 from playbook.targets import Target
 
-__all__ = ["find_loss", "late_rows", "renew_manifest", "write_salvage"]
+__all__ = ["Late", "find_loss", "late_rows", "renew_manifest", "write_salvage"]
 
 MANIFEST = "salvage.json"
 OLDEST_IN_PROGRESS = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint"
-SECOND_LOOK_ROWS = 2_500_000
-"""A table of more rows is not read again while it is locked: at 5 million rows a second, as
-`playbook.hazards` measured a scan, the application would wait for longer than half a second."""
-
-ROW_BYTES = 24
-"""The least that a row takes, with which a table that was never analysed is judged.
-
-Source: PostgreSQL's documentation, "Database Page Layout": a row's header, aligned.
-"""
+SECOND_LOOK_BYTES = 48 * 1024 * 1024
+"""A larger table is not read again while it is locked: the application would wait for longer than
+about 0.3 s, as 100 MB in memory took 0.6 s on 2 cores."""
 
 
 def find_loss(
@@ -77,44 +75,57 @@ def find_loss(
     settings = {"statement_timeout": limit, "lock_timeout": "2s"} if limit else {}
     with connect(target, read_only=True, settings=settings) as connection:
         oldest = fetch_value(connection, OLDEST_IN_PROGRESS)
-        existing = table_columns(connection)
+        existing = _existing(connection)
         existing.pop(version_table, None)
-        items = _loss_items(connection, plan, existing, since or {})
-        return Loss(tuple(items), xid=oldest)
+        views = _views(connection, plan, existing)
+        items = _loss_items(connection, views, existing, since or {})
+        return Loss(tuple(items), xid=oldest, untold=_untold(plan, views))
+
+
+def _existing(connection: Connection) -> TableColumns:
+    """Return the columns of every user table; a partition can be dropped by itself, too."""
+    return {**partition_columns(connection), **table_columns(connection)}
+
+
+def _views(connection: Connection, plan: Plan, existing: TableColumns) -> list[StepView]:
+    names = {table: [column for column, *_ in columns] for table, columns in existing.items()}
+    return list(follow(plan.steps, names, search_path(connection)))
+
+
+def _untold(plan: Plan, views: Sequence[StepView]) -> tuple[str, ...]:
+    """Return what a plan may destroy that its SQL does not tell, in sentences."""
+    found = [f"{view.revision}: {kind}" for view in views for kind in view.untold]
+    if plan.method == "observed":
+        found.append("what Python decides by the rows there are is not in SQL seen without rows")
+    return tuple(found)
 
 
 def _loss_items(
-    connection: Connection, plan: Plan, existing: TableColumns, since: Mapping[str, int]
+    connection: Connection,
+    views: Sequence[StepView],
+    existing: TableColumns,
+    since: Mapping[str, int],
 ) -> Iterator[LossItem]:
-    tables = {t: step for step in plan.steps for t in _tables_of(step, existing)}
+    tables = {d.table: view for view in views for d in view.destroyed if not d.column}
     for table in sorted(tables):
         columns = [column for column, *_ in existing[table]]
         xid = since.get(tables[table].revision, 0)
         (rows, late), *counts = _count(connection, table, columns, xid)
         values = tuple((name, held) for name, (held, _) in zip(columns, counts, strict=True))
         yield LossItem(table, "", rows, values, late)
-    for step in plan.steps:
-        for table, columns in _columns_of(step, existing, tables).items():
-            xid = since.get(step.revision, 0)
+    for view in views:
+        for table, columns in _columns_of(view, tables).items():
+            xid = since.get(view.revision, 0)
             _, *counts = _count(connection, table, columns, xid)
             for name, (held, late) in zip(columns, counts, strict=True):
                 yield LossItem(table, name, held, (), late)
 
 
-def _tables_of(step: PlanStep, existing: TableColumns) -> list[str]:
-    """Return the tables that a step drops or empties whole."""
-    found = (d.table for d in dropped_objects(step.sql) if not d.column)
-    return [table for table in dict.fromkeys(found) if table in existing]
-
-
-def _columns_of(
-    step: PlanStep, existing: TableColumns, but: Mapping[str, object]
-) -> dict[str, list[str]]:
+def _columns_of(view: StepView, but: Mapping[str, object]) -> dict[str, list[str]]:
     """Return, per table, the columns that a step drops of tables that stay, in its order."""
     found: dict[str, list[str]] = {}
-    for item in dropped_objects(step.sql):
-        columns = [column for column, *_ in existing.get(item.table, ())]
-        if item.table not in but and item.column in columns:
+    for item in view.destroyed:
+        if item.column and item.table not in but:
             found.setdefault(item.table, []).append(item.column)
     return found
 
@@ -135,11 +146,14 @@ def _count(
     return list(zip(row[::2], row[1::2], strict=True))
 
 
-def write_salvage(target: Target, loss: Loss, directory: Path) -> Salvage:
+def write_salvage(target: Target, loss: Loss, directory: Path, at: Sequence[str] = ()) -> Salvage:
     """Write what is lost as CSV with a header, in one transaction, and a manifest beside it.
 
     **Effects**: makes the folder, mode 0700. NULL is an empty field, an empty text is quoted,
     as COPY writes them; ``load.sql`` brings the rows back by psql.
+
+    Args:
+        at: the revisions at which there is all that is lost; load.sql says so.
 
     Raises:
         BackupFailed: a file cannot be written; nothing was destroyed.
@@ -151,12 +165,12 @@ def write_salvage(target: Target, loss: Loss, directory: Path) -> Salvage:
                 isolation_level=psycopg2.extensions.ISOLATION_LEVEL_REPEATABLE_READ, readonly=True
             )
             oldest = fetch_value(connection, OLDEST_IN_PROGRESS)
-            existing = table_columns(connection)
+            existing = _existing(connection)
             files = [
                 _write(connection, table, columns, directory)
                 for table, columns in _selections(loss, existing).items()
             ]
-            text = load_sql(connection, loss, existing, files)
+            text = load_sql(connection, loss, existing, files, at=at)
         salvage = Salvage(directory, tuple(files), xid=oldest)
         _write_manifest(salvage)
         (directory / LOAD).write_text(text, "utf-8")
@@ -169,50 +183,90 @@ def write_salvage(target: Target, loss: Loss, directory: Path) -> Salvage:
     return salvage
 
 
-def late_rows(
-    target: Target, plan: Plan, loss: Loss, salvage: Salvage | None
-) -> dict[str, tuple[LateRows, ...]]:
-    """Return, per revision, how it saves the rows that came after the salvage.
+@dataclass(frozen=True)
+class Late:
+    """How rows that come after the salvage are saved: per revision, in its own transaction.
+
+    ``salvage`` has the files that they may be written to; ``too_large`` are the tables that are not
+    looked at again while they are locked.
+    """
+
+    rows: Mapping[str, tuple[LateRows, ...]]
+    salvage: Salvage | None
+    too_large: tuple[str, ...]
+
+
+def late_rows(target: Target, plan: Plan, loss: Loss, salvage: Salvage | None) -> Late:
+    """Return how each revision saves the rows that came after the salvage.
+
+    The first revision that destroys something of a table appends to its file. Of a later one the
+    columns that are left by then go to a file of its own, made here with its header.
 
     Args:
         salvage: None if nothing was salvaged, as there were no rows: any row is late then.
     """
     with connect(target, read_only=True) as connection:
-        existing = table_columns(connection)
-        sizes = {f"{size.schema}.{size.table}": size for size in table_sizes(connection)}
-    lossy = _selections(loss, existing).keys()
-    written = {file.table: file for file in salvage.files} if salvage else {}
-    xid = salvage.xid if salvage else loss.xid
-    found: dict[str, tuple[LateRows, ...]] = {}
-    for step in plan.steps:
-        named = {item.table for item in dropped_objects(step.sql)} & lossy
-        small = [table for table in sorted(named) if _is_small(sizes[table])]
-        found[step.revision] = tuple(
-            _late(table, xid, _key(existing, table), loss, written.get(table)) for table in small
-        )
-    return found
+        existing = _existing(connection)
+        views = _views(connection, plan, existing)
+        lossy = _selections(loss, existing)
+        large = tuple(t for t in lossy if stored_bytes(connection, t) > SECOND_LOOK_BYTES)
+        xid = salvage.xid if salvage else loss.xid
+        files = list(salvage.files) if salvage else []
+        found: dict[str, tuple[LateRows, ...]] = {}
+        begun: set[str] = set()
+        for view in views:
+            named = {item.table for item in view.destroyed} & lossy.keys() - set(large)
+            rows = []
+            for table in sorted(named):
+                if salvage and table in begun:
+                    files.append(_later_file(salvage.directory, view, table, lossy[table]))
+                file = next((f for f in reversed(files) if f.table == table), None)
+                rows.append(_late(view, table, xid, _key(existing, table, loss), loss, file))
+                begun.add(table)
+            found[view.revision] = tuple(rows)
+        if salvage and len(files) > len(salvage.files):
+            salvage = replace(salvage, files=tuple(files))
+            text = load_sql(connection, loss, existing, files, at=plan.from_revisions)
+            (salvage.directory / LOAD).write_text(text, "utf-8")
+            _write_manifest(salvage)
+    return Late(found, salvage, large if any(view.destroyed for view in views) else ())
 
 
-def _late(table: str, xid: int, key: list[str], loss: Loss, file: SalvagedFile | None) -> LateRows:
-    lost = [item.column for item in loss.items if item.table == table and item.column]
-    columns = list(file.columns) if file else [*key, *lost]
-    name = _quoted(*table.split(".", 1))
+def _later_file(
+    directory: Path, view: StepView, table: str, columns: Sequence[str]
+) -> SalvagedFile:
+    """Make the file for what is left of a table when a later revision of the plan comes to it."""
+    left = tuple(column for column in columns if column in view.columns.get(table, {}))
+    path = directory / f"{_file_stem(table)}.{_file_stem(view.revision)}.csv"
+    path.write_text(",".join(_quoted(column) for column in left) + "\n", "utf-8")
+    return SalvagedFile(table, left, 0, path, path.stat().st_size, _sha256(path))
+
+
+def _late(
+    view: StepView,
+    table: str,
+    xid: int,
+    key: list[str],
+    loss: Loss,
+    file: SalvagedFile | None,
+) -> LateRows:
+    """Return a table's late rows at a step, by the names that table and columns have then."""
+    then = view.columns[table]
+    lost = [i.column for i in loss.items if i.table == table and i.column in then]
+    columns = [c for c in (file.columns if file else (*key, *lost)) if c in then]
+    name = _quoted(*view.tables[table].split(".", 1))
     condition = f"age(xmin) <= age('{xid % 2**32}'::xid)"
     if not file and lost:  # of a row that was written, only a value is lost
-        condition += f" AND num_nonnulls({', '.join(_quoted(c) for c in lost)}) > 0"
-    shown = ", ".join(f"{_quoted(column)}::text" for column in columns) or "NULL"
+        held = ", ".join(_quoted(then[column]) for column in lost)
+        condition += f" AND num_nonnulls({held}) > 0"
+    shown = ", ".join(f"{_quoted(then[column])}::text" for column in columns) or "NULL"
     return LateRows(
         table=table,
         lock=f"LOCK TABLE {name} IN ACCESS EXCLUSIVE MODE",
         query=f"SELECT {shown} FROM {name} WHERE {condition}",
         # Without a key, a row that was updated could not be told from a new one.
-        path=file.path if file and key else None,
+        path=file.path if file and key and tuple(columns) == file.columns else None,
     )
-
-
-def _is_small(size: TableSize) -> bool:
-    rows = size.estimated_rows if size.estimated_rows >= 0 else size.table_bytes // ROW_BYTES
-    return rows <= SECOND_LOOK_ROWS
 
 
 def renew_manifest(salvage: Salvage) -> Salvage:
@@ -237,8 +291,11 @@ def _quoted(*names: str) -> str:
     return ".".join('"' + name.replace('"', '""') + '"' for name in names)
 
 
-def _key(existing: TableColumns, table: str) -> list[str]:
-    return [column for column, _, _, is_key in existing[table] if is_key]
+def _key(existing: TableColumns, table: str, loss: Loss) -> list[str]:
+    """Return the primary key of a table; one of which a column is lost identifies no row later."""
+    key = [column for column, _, _, is_key in existing[table] if is_key]
+    lost = {item.column for item in loss.items if item.table == table}
+    return [] if lost & set(key) else key
 
 
 def _selections(loss: Loss, existing: TableColumns) -> dict[str, list[str]]:
@@ -250,14 +307,15 @@ def _selections(loss: Loss, existing: TableColumns) -> dict[str, list[str]]:
             partial.setdefault(item.table, []).append(item.column)
     for table, columns in partial.items():
         # Without a key, only the whole row tells to which row a value belongs.
-        whose = _key(existing, table) or [c for c, *_ in existing[table] if c not in columns]
+        whose = _key(existing, table, loss) or [c for c, *_ in existing[table] if c not in columns]
         found[table] = [*whose, *(column for column in columns if column not in whose)]
     return found
 
 
 def _write(connection: Connection, table: str, columns: list[str], directory: Path) -> SalvagedFile:
-    path = directory / f"{quote(table, safe='. ')}.csv"
-    statement = sql.SQL("COPY (SELECT {} FROM {}) TO STDOUT WITH (FORMAT csv, HEADER)").format(
+    path = directory / f"{_file_stem(table)}.csv"
+    form = "COPY (SELECT {} FROM {}) TO STDOUT WITH (FORMAT csv, HEADER, ENCODING 'UTF8')"
+    statement = sql.SQL(form).format(
         sql.SQL(", ").join(map(sql.Identifier, columns)), identifier(table)
     )
     with path.open("xb") as file, connection.cursor() as cursor:
@@ -266,6 +324,10 @@ def _write(connection: Connection, table: str, columns: list[str], directory: Pa
         file.flush()
         os.fsync(file.fileno())
     return SalvagedFile(table, tuple(columns), rows, path, path.stat().st_size, _sha256(path))
+
+
+def _file_stem(name: str) -> str:
+    return quote(name, safe=". ")
 
 
 def _sha256(path: Path) -> str:

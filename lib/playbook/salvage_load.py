@@ -1,8 +1,9 @@
 """The SQL that brings salvaged rows back, once their tables and columns are there again. Layer 3.
 
 psql runs it in the folder of the files. Rows are brought back in an order that foreign keys allow;
-a row that is there already takes the salvaged values; of several lines with one key in a file the
-last one holds, as later lines were written later.
+a row that is there already takes the salvaged values; of several lines with one key the last one
+holds, as later lines were written later. Triggers of the application rest meanwhile: the rows come
+back as they were.
 """
 
 from __future__ import annotations
@@ -14,13 +15,21 @@ from psycopg2.extensions import connection as Connection
 
 from playbook.catalog import TableColumns, generated_columns, parents_first, sequence_columns
 from playbook.records import Loss, SalvagedFile
+from playbook.revisions import join
 
 __all__ = ["LOAD", "load_sql"]
 
 LOAD = "load.sql"
-HEADER = "-- In this folder: psql --set=ON_ERROR_STOP=1 --file=load.sql DATABASE"
+HEADER = r"""-- In this folder: psql --file=load.sql DATABASE
+-- {place}Run it once: rows of a table without a primary key would come twice.
+\set ON_ERROR_STOP on"""
 LINE = '"playbook: line"'
 """Numbers the lines of a file in its temporary table."""
+TRIGGERS = """CREATE TEMP TABLE resting ON COMMIT DROP AS SELECT tgname FROM pg_trigger
+ WHERE tgrelid = '{table}'::regclass AND NOT tgisinternal AND tgenabled = 'O';
+{rest}"""
+EACH_TRIGGER = """DO $$ DECLARE t name; BEGIN FOR t IN SELECT tgname FROM resting LOOP
+ EXECUTE format('ALTER TABLE %s {word} TRIGGER %I', '{table}'::regclass, t); END LOOP; END $$;"""
 
 
 @dataclass(frozen=True)
@@ -37,26 +46,35 @@ class _Load:
 
 
 def load_sql(
-    connection: Connection, loss: Loss, existing: TableColumns, files: Sequence[SalvagedFile]
+    connection: Connection,
+    loss: Loss,
+    existing: TableColumns,
+    files: Sequence[SalvagedFile],
+    *,
+    at: Sequence[str] = (),
 ) -> str:
     """Return what psql runs to load salvaged files back.
 
     Args:
         loss: tells which tables were dropped whole, and which columns of the others.
         existing: the columns of every table as they were before the drop.
+        files: a later one of the same table holds later values.
+        at: the revisions at which there is all that was lost.
     """
     whole = {item.table for item in loss.items if not item.column}
     computed = generated_columns(connection)
     numbered = sequence_columns(connection)
-    by_table = {file.table: file for file in files}
-    parts = [HEADER]
-    for table in parents_first(connection, list(by_table)):
+    place = f"The database must be at {join(at)} (`upgrade` -r target). " if at else ""
+    parts = [HEADER.format(place=place)]
+    for table in parents_first(connection, list({file.table for file in files})):
         lost = {item.column for item in loss.items if item.table == table}
         serial = {column for name, column in numbered if name == table}
-        load = _load(by_table[table], existing, lost, {c for t, c in computed if t == table},
-                     serial)  # fmt: skip
-        parts += _whole_table(load) if table in whole else _columns(load, lost)
-        parts += [_setval(load.table, column) for column in sorted(serial) if table in whole]
+        own = {column for name, column in computed if name == table}
+        for file in (file for file in files if file.table == table):
+            load = _load(file, existing, lost, own)
+            parts += _resting(load, _rows(load) if table in whole else _values(load, lost))
+        name = _quoted(*table.split(".", 1))
+        parts += [_setval(name, column) for column in sorted(serial) if table in whole]
     return "\n".join(parts) + "\n"
 
 
@@ -65,11 +83,11 @@ def _load(
     existing: TableColumns,
     lost: Collection[str],
     computed: Collection[str],
-    serial: Collection[str],
 ) -> _Load:
     key = [column for column, _, _, is_key in existing[file.table] if is_key]
+    key = [] if set(key) & set(lost) or not set(key) <= set(file.columns) else key
     written = [column for column in file.columns if column not in computed]
-    changed = [c for c in written if c not in key and c not in serial and (c in lost or "" in lost)]
+    changed = [c for c in written if c not in key and (c in lost or "" in lost)]
     return _Load(
         file,
         _quoted(*file.table.split(".", 1)),
@@ -79,55 +97,58 @@ def _load(
     )
 
 
-def _whole_table(load: _Load) -> list[str]:
+def _rows(load: _Load) -> list[str]:
+    """Return how the rows of a table that was dropped come back."""
     columns = ", ".join(load.written)
+    insert = f"INSERT INTO {load.table} ({columns}) OVERRIDING SYSTEM VALUE"
     if not load.key:
-        return ["BEGIN;", *_into_temporary(load),
-                f"INSERT INTO {load.table} ({columns}) OVERRIDING SYSTEM VALUE "
-                f"SELECT {columns} FROM salvaged ORDER BY {LINE};", "COMMIT;"]  # fmt: skip
-    values = ", ".join(f"{column} = excluded.{column}" for column in load.changed)
-    conflict = f"DO UPDATE SET {values}" if values else "DO NOTHING"
+        return [f"{insert} SELECT {columns} FROM salvaged ORDER BY {LINE};"]
+    same = " AND ".join(f"t.{name} = s.{name}" for name in load.key)
+    missing = f"WHERE NOT EXISTS (SELECT FROM {load.table} AS t WHERE {same})"
     return [
-        "BEGIN;",
-        *_into_temporary(load),
-        f"INSERT INTO {load.table} ({columns}) OVERRIDING SYSTEM VALUE {_latest(load, columns)} "
-        f"ON CONFLICT ({', '.join(load.key)}) {conflict};",
-        "COMMIT;",
+        *_update(load, f"({_latest(load)})", same),
+        f"{insert} SELECT {columns} FROM ({_latest(load)}) AS s {missing};",
     ]
 
 
-def _columns(load: _Load, lost: Collection[str]) -> list[str]:
+def _values(load: _Load, lost: Collection[str]) -> list[str]:
     """Return how the dropped columns of a table that stayed get their values back."""
-    names = [_quoted(column) for column in load.file.columns]
-    whose = load.key or [n for n, c in zip(names, load.file.columns, strict=True) if c not in lost]
+    if load.key:
+        same = " AND ".join(f"t.{name} = s.{name}" for name in load.key)
+        return _update(load, f"({_latest(load)})", same)
     # As text, since some types (json, point) know no equality.
-    form = "t.{0} = s.{0}" if load.key else "t.{0}::text IS NOT DISTINCT FROM s.{0}::text"
-    same = " AND ".join(form.format(name) for name in whose)
+    names = [_quoted(column) for column in load.file.columns if column not in lost]
+    same = " AND ".join(f"t.{name}::text IS NOT DISTINCT FROM s.{name}::text" for name in names)
+    return _update(load, "salvaged", same or "false")
+
+
+def _update(load: _Load, source: str, same: str) -> list[str]:
     if not load.changed:
         return []
     values = ", ".join(f"{column} = s.{column}" for column in load.changed)
-    source = f"({_latest(load, ', '.join(names))})" if load.key else "salvaged"
+    return [f"UPDATE {load.table} AS t SET {values} FROM {source} AS s WHERE {same};"]
+
+
+def _resting(load: _Load, statements: Sequence[str]) -> list[str]:
+    """Return the statements in a transaction, with the file at hand and the triggers at rest."""
+    columns = ", ".join(_quoted(column) for column in load.file.columns)
+    file, table = (text.replace("'", "''") for text in (load.file.path.name, load.table))
+    stop, go = (EACH_TRIGGER.format(word=word, table=table) for word in ("DISABLE", "ENABLE"))
     return [
         "BEGIN;",
-        *_into_temporary(load),
-        f"UPDATE {load.table} AS t SET {values} FROM {source} AS s WHERE {same};",
+        f"CREATE TEMP TABLE salvaged ON COMMIT DROP AS SELECT {columns} FROM {load.table} "
+        "WITH NO DATA;",
+        f"ALTER TABLE salvaged ADD COLUMN {LINE} bigserial;",
+        f"\\copy salvaged ({columns}) FROM '{file}' WITH (FORMAT csv, HEADER, ENCODING 'UTF8')",
+        TRIGGERS.format(table=table, rest=stop),
+        *statements,
+        go,
         "COMMIT;",
     ]
 
 
-def _into_temporary(load: _Load) -> list[str]:
-    columns = ", ".join(_quoted(column) for column in load.file.columns)
-    file = load.file.path.name.replace("'", "''")
-    return [
-        f"CREATE TEMP TABLE salvaged ON COMMIT DROP AS SELECT {columns} FROM {load.table} "
-        "WITH NO DATA;",
-        f"ALTER TABLE salvaged ADD COLUMN {LINE} bigserial;",
-        f"\\copy salvaged ({columns}) FROM '{file}' WITH (FORMAT csv, HEADER)",
-    ]
-
-
-def _latest(load: _Load, columns: str) -> str:
-    key = ", ".join(load.key)
+def _latest(load: _Load) -> str:
+    key, columns = ", ".join(load.key), ", ".join(_quoted(c) for c in load.file.columns)
     return f"SELECT DISTINCT ON ({key}) {columns} FROM salvaged ORDER BY {key}, {LINE} DESC"
 
 

@@ -28,7 +28,15 @@ from playbook.revisions import join
 from playbook.snapshot import count_written_after
 from playbook.targets import Target
 
-__all__ = ["Facts", "applied_in", "downgrade_time", "newest_backup", "rows_since", "weigh_ways"]
+__all__ = [
+    "Facts",
+    "applied_in",
+    "downgrade_time",
+    "failure_of",
+    "newest_backup",
+    "rows_since",
+    "weigh_ways",
+]
 
 COUNT_LIMIT = "30s"
 """statement_timeout of counting the rows that were written since."""
@@ -40,17 +48,21 @@ class Facts:
 
     ``backup`` is the newest one of the place that the plan leads to; ``rows_since`` the rows
     written in any table since the upgrade, -1 if that is not known; ``downgrade_s`` how long the
-    same downgrades took when last done here, 0 if they never were.
+    same downgrades took when last done here, 0 if they never were; ``failed`` why the upgrade
+    failed after it had applied them, "" if it did not.
     """
 
     loss: Loss
     backup: BackupManifest | None
     rows_since: int
     downgrade_s: float
+    failed: str = ""
 
 
 def applied_in(receipts: Sequence[Receipt], plan: Plan) -> dict[str, int]:
-    """Return the transaction in which each revision of a plan was applied, where that is known.
+    """Return the last transaction of the run that applied each revision, where that is known.
+
+    What the same run wrote later, nobody has typed in: it counts as the upgrade's own.
 
     Args:
         receipts: runs on this very database, the newest first.
@@ -58,10 +70,26 @@ def applied_in(receipts: Sequence[Receipt], plan: Plan) -> dict[str, int]:
     wanted = {step.revision for step in plan.steps}
     found: dict[str, int] = {}
     for receipt in receipts:
-        for step in reversed(receipt.steps):
-            if step.revision in wanted and step.direction == "upgrade" and step.xids:
-                found.setdefault(step.revision, step.xids[-1])
+        own = [step for step in receipt.steps if step.direction == "upgrade" and step.xids]
+        for step in own:
+            if step.revision in wanted:
+                found.setdefault(step.revision, own[-1].xids[-1])
     return found
+
+
+def failure_of(receipts: Sequence[Receipt], plan: Plan) -> str:
+    """Return why the run that applied a plan's revisions failed when all was applied; "" if not.
+
+    Args:
+        receipts: runs on this very database, the newest first.
+    """
+    wanted = {step.revision for step in plan.steps}
+    for receipt in receipts:
+        done = {step.revision for step in receipt.steps if step.direction == "upgrade"}
+        if done & wanted:
+            through = receipt.goal is not None and set(receipt.goal) == set(receipt.to_revisions)
+            return receipt.message if through and receipt.outcome == "failed" else ""
+    return ""
 
 
 def downgrade_time(receipts: Sequence[Receipt], plan: Plan) -> float:
@@ -94,9 +122,10 @@ def rows_since(target: Target, xids: Mapping[str, int], plan: Plan, version_tabl
     """Return the rows written in any table since the first of a plan's revisions was applied.
 
     Returns:
-        -1 if some revision's transaction is not known, or counting took longer than `COUNT_LIMIT`.
+        -1 if there is none, some revision's transaction is not known, or counting took longer than
+        `COUNT_LIMIT`.
     """
-    if any(step.revision not in xids for step in plan.steps):
+    if not plan.steps or any(step.revision not in xids for step in plan.steps):
         return -1
     try:
         with connect(
@@ -110,15 +139,23 @@ def rows_since(target: Target, xids: Mapping[str, int], plan: Plan, version_tabl
 
 def weigh_ways(plan: Plan, facts: Facts) -> WaysBack:
     """Return the three ways with what each loses and takes, and which one the facts speak for."""
-    advised, reason = _advice(facts.loss)
+    advised, reason = _advice(facts)
     return WaysBack((_downgrade(plan, facts), _restore(plan, facts), _forward()), advised, reason)
 
 
-def _advice(loss: Loss) -> tuple[str, str]:
+def _advice(facts: Facts) -> tuple[str, str]:
+    loss = facts.loss
+    if facts.failed and facts.backup:
+        return (
+            "restore",
+            f"The upgrade failed after it had applied this: {facts.failed} A downgrade brings no "
+            "value back that was overwritten.",
+        )
     held = [item for item in loss.items if item.rows]
     late = sum(item.written_since for item in held if item.written_since > 0)
     if not held:
-        return "downgrade", "It destroys nothing."
+        untold = f" Not to be told from the SQL: {join(loss.untold)}." if loss.untold else ""
+        return "downgrade", f"It drops nothing that holds rows.{untold}"
     if late:
         return (
             "fix forward",

@@ -287,6 +287,170 @@ def test_downgrade_that_does_nothing_is_named(small: Small) -> None:
     assert (finding.severity, finding.subject) == (Severity.WARN, "b2")
 
 
+def value_of(target: Target, query: str) -> Any:
+    with connect(target) as connection:
+        return fetch_value(connection, query)  # type: ignore[arg-type]
+
+
+SECOND_COLUMN = Script(
+    execute("ALTER TABLE a ADD COLUMN y int"), execute("ALTER TABLE a DROP COLUMN y")
+)
+RENAMED = Script(
+    execute("ALTER TABLE a RENAME COLUMN note TO remark", "ALTER TABLE a RENAME TO gone"),
+    execute("ALTER TABLE gone RENAME TO a", "ALTER TABLE a RENAME COLUMN remark TO note"),
+)
+
+
+@pytest.mark.parametrize("later", [SECOND_COLUMN, RENAMED], ids=["column", "renamed"])
+@pytest.mark.parametrize("target", ["a1", "base"])
+def test_several_revisions_that_touch_one_table_are_undone_and_loaded_back(
+    small: Small, fresh_database: Target, run_psql: Callable[..., Any], later: Script, target: str
+) -> None:
+    namespace = small({"a1": TABLE, "b2": COLUMN, "c3": later}, to="head")
+    table, rest = ("gone", "") if later is RENAMED else ("a", ", 5")
+    sql(
+        fresh_database, f"INSERT INTO {table} SELECT n, 'x' || n{rest} FROM generate_series(1, 3) n"
+    )
+
+    def write() -> None:
+        sql(fresh_database, f"UPDATE {table} SET {'remark' if not rest else 'note'} = 'late'")
+
+    meanwhile = {"run_rollback": write} if target == "a1" else {}
+    assert go(rollback, namespace, target=target, meanwhile=meanwhile).outcome == "succeeded"
+    folder = salvage_of(namespace)
+    go(upgrade, namespace)
+    loaded(fresh_database, folder, run_psql)
+
+    column = "remark" if later is RENAMED else "note || y"
+    found = value_of(fresh_database, f"SELECT string_agg({column}, ' ' ORDER BY id) FROM {table}")
+    each = "late" if meanwhile else "x{}"
+    tail = "" if later is RENAMED else "5"
+    assert found == " ".join(each.format(n) + tail for n in (1, 2, 3))
+
+
+def test_table_outside_the_schema_public_is_found_along_the_search_path(
+    small: Small, fresh_database: Target
+) -> None:
+    name = fresh_database.database
+    sql(fresh_database, "CREATE SCHEMA app", f"ALTER DATABASE {name} SET search_path = app")
+    namespace = small({"a1": TABLE, "b2": SECOND}, to="head")
+    sql(fresh_database, "INSERT INTO b VALUES (1)")
+
+    run: Run[Any] = go(rollback, namespace, before="write_salvage")
+
+    assert run.require("loss", Loss).items == (LossItem("app.b", "", 1, (("id", 1),), 1),)
+
+
+def test_dropped_partition_and_dropped_schema_are_salvaged(
+    small: Small, fresh_database: Target, run_psql: Callable[..., Any]
+) -> None:
+    parted = Script(
+        execute("CREATE TABLE p (id int PRIMARY KEY, x text) PARTITION BY RANGE (id)",
+                "CREATE SCHEMA s CREATE TABLE t (id int PRIMARY KEY, v text)"),
+        execute("DROP TABLE p", "DROP SCHEMA s CASCADE"),
+    )  # fmt: skip
+    part = Script(
+        execute("CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (10)"),
+        execute("DROP TABLE p1"),
+    )
+    namespace = small({"a1": parted, "b2": part}, to="head")
+    sql(fresh_database, "INSERT INTO p VALUES (1, 'one')", "INSERT INTO s.t VALUES (7, 'seven')")
+
+    go(rollback, namespace)
+    folder = salvage_of(namespace)
+    go(upgrade, namespace)
+    loaded(fresh_database, folder, run_psql)
+    assert value_of(fresh_database, "SELECT x FROM p") == "one"
+
+    go(rollback, namespace, target="base")
+    folder = salvage_of(namespace)
+    go(upgrade, namespace)
+    loaded(fresh_database, folder, run_psql)
+    assert value_of(fresh_database, "SELECT x || (SELECT v FROM s.t) FROM p") == "oneseven"
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "CREATE TABLE a (id int PRIMARY KEY DEFERRABLE, v text)",
+        "CREATE TABLE a (id int, v text, PRIMARY KEY (id) INCLUDE (v))",
+        'CREATE TABLE a (id int PRIMARY KEY, v text, "50%" text)',
+    ],
+)
+def test_keys_of_every_kind_are_loaded_back_and_triggers_rest_meanwhile(
+    small: Small, fresh_database: Target, run_psql: Callable[..., Any], table: str
+) -> None:
+    made = Script(
+        execute(
+            table,
+            "CREATE FUNCTION stamp() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$ BEGIN NEW.v = 'stamped'; RETURN NEW; END $$",
+            "CREATE TRIGGER stamp BEFORE INSERT OR UPDATE ON a FOR EACH ROW "
+            "EXECUTE FUNCTION stamp()",
+        ),
+        execute("DROP TABLE a", "DROP FUNCTION stamp"),
+    )
+    namespace = small({"a1": made}, to="head")
+    sql(
+        fresh_database,
+        "ALTER TABLE a DISABLE TRIGGER stamp",
+        "INSERT INTO a (id, v) VALUES (1, 'mine')",
+        "ALTER TABLE a ENABLE TRIGGER stamp",
+    )
+
+    go(rollback, namespace, target="base")
+    folder = salvage_of(namespace)
+    go(upgrade, namespace)
+    loaded(fresh_database, folder, run_psql)
+    loaded(fresh_database, folder, run_psql)
+
+    assert value_of(fresh_database, "SELECT string_agg(v, ',') FROM a") == "mine"
+    enabled = "SELECT tgenabled::text FROM pg_trigger WHERE tgname = 'stamp'"
+    assert value_of(fresh_database, enabled) == "O"
+
+
+def test_what_the_sql_does_not_tell_is_named_and_nothing_is_claimed(small: Small) -> None:
+    namespace = small({"a1": TABLE, "b2": Script("pass", execute("DELETE FROM a"))}, to="head")
+
+    run: Run[Any] = go(rollback, namespace, before="take_backup")
+
+    assert run.require("loss", Loss).untold == ("b2: DELETE removes rows",)
+    assert "in the backup only" in str(run.require("salvage", object))
+
+
+def test_rollback_to_where_the_database_is_has_nothing_to_do(
+    small: Small, fresh_database: Target
+) -> None:
+    namespace = small({"a1": TABLE, "b2": COLUMN}, to="head")
+
+    assert go(rollback, namespace, target="b2").unchanged == ("everything",)
+    assert at(fresh_database) == ["b2"]
+
+
+def test_what_the_same_run_wrote_later_is_the_upgrades_own(
+    small: Small, fresh_database: Target
+) -> None:
+    fills = Script(execute("UPDATE a SET note = 'filled'"))
+    namespace = small({"a1": TABLE, "b2": COLUMN, "c3": fills})
+    sql(fresh_database, "INSERT INTO a VALUES (1), (2)")
+    go(upgrade, namespace)
+
+    run: Run[Any] = go(rollback, namespace, before="write_salvage", target="a1")
+
+    assert run.require("loss", Loss).items == (LossItem("public.a", "note", 2, (), 0),)
+    assert run.require("ways", WaysBack).advised == "downgrade"
+
+
+def test_engine_that_commits_each_statement_is_rolled_back_all_the_same(
+    small: Small, fresh_database: Target
+) -> None:
+    namespace = small({"a1": TABLE, "b2": COLUMN}, to="head", engine="isolation_level='AUTOCOMMIT'")
+    sql(fresh_database, "INSERT INTO a VALUES (1, 'x')")
+
+    assert go(rollback, namespace).outcome == "succeeded"
+    assert at(fresh_database) == ["a1"]
+
+
 BRANCHES = {
     "a1": TABLE,
     "b2": Script(SECOND.upgrade, SECOND.downgrade, down="a1", labels=("left",)),
