@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from playbook.records import Severity
 
-__all__ = ["ROWS_PER_S", "RULES", "STRONGER_SAME", "Rule"]
+__all__ = ["CANNOT_BE_READ", "ROWS_PER_S", "RULES", "STRONGER_SAME", "Rule"]
 
 ROWS_PER_S: Mapping[str, float] = {
     "moment": float("inf"),
@@ -157,6 +157,15 @@ RULES: Mapping[str, Rule] = {
     ),
 }
 """squawk's rules that mean blocking, breaking or destroying, and ours; its others are style."""
+
+CANNOT_BE_READ = Rule(
+    "moment",
+    "",
+    "What it does cannot be told from its text: it may block, break or destroy.",
+    "Rehearse it on a copy; the comparison after the upgrade tells what it changed.",
+    least=Severity.WARN,
+)
+"""A statement whose effect a body of code decides: the rule ``cannot-be-read``."""
 
 STRONGER_SAME = {
     "constraint-missing-not-valid": (

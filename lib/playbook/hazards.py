@@ -13,21 +13,30 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
-from playbook.constraints import Proofs, read_constraint
+from pglast import ast
+
+from playbook.constraints import Proofs, functions_of, read_constraint
 from playbook.errors import SettingsError
-from playbook.hazard_rules import ROWS_PER_S, RULES, STRONGER_SAME, Rule
+from playbook.hazard_rules import CANNOT_BE_READ, ROWS_PER_S, RULES, STRONGER_SAME, Rule
 from playbook.locks import MODES, blocks
 from playbook.records import Hazard, Hazards, Known, PlanStep, Severity
 from playbook.rewrites import objects, rewrite
-from playbook.statements import Statement, created_tables, read_statements
+from playbook.statements import (
+    Statement,
+    is_of_version_table,
+    read_statements,
+    table_renamed,
+    tables_replaced,
+)
 from playbook.verdicts import judge
 
-__all__ = ["STOP_AFTER_S", "WARN_AFTER_S", "find_hazards"]
+__all__ = ["STOP_AFTER_S", "WARN_AFTER_S", "find_hazards", "names_of", "way_out"]
 
 WARN_AFTER_S = 0.3
 STOP_AFTER_S = 2.0
@@ -37,6 +46,9 @@ PARTITIONED_REMEDY = (
     "CREATE INDEX ON ONLY the partitioned table, CREATE INDEX CONCURRENTLY on each partition, then "
     "ALTER INDEX ... ATTACH PARTITION each."
 )
+
+LACKING = {"adding-required-field", "rows-lack-a-value"}
+"""Rules by which a column is added that rows have no value for."""
 
 _EXEMPTION = re.compile(
     r"^\s*#\s*playbook:\s*allow\s+(?P<rule>[\w-]+)(?:\s+on\s+(?P<table>\S+))?"
@@ -58,15 +70,45 @@ def find_hazards(steps: Sequence[PlanStep], known: Known) -> Hazards:
         SettingsError: squawk cannot be run.
     """
     found: list[Hazard] = []
-    new: set[str] = set()
     proofs = Proofs()
     for fact in known.constraints:
         proofs.add(fact.table, fact.name, read_constraint(fact.definition), valid=fact.is_valid)
     for step in steps:
-        new |= created_tables(step.sql)
-        rows = {t: n for t, n in known.rows.items() if t not in new}
-        found += _of_step(step, replace(known, rows=rows), proofs)
+        hazards, known = _of_step(step, known, proofs)
+        found += hazards
     return Hazards(tuple(found))
+
+
+def names_of(hazards: Iterable[Hazard]) -> str:
+    """Return the rules of some hazards with their tables, each once."""
+    names = (f"{h.rule} on {h.table}" if h.table else h.rule for h in hazards)
+    return ", ".join(dict.fromkeys(names))
+
+
+def way_out(stops: Sequence[Hazard], place: str) -> str:
+    """Return what to do about hazards that forbid an upgrade.
+
+    Rows can be mended where they break a statement, but not where a new column is not there yet.
+
+    Args:
+        place: where the hazards are shown.
+    """
+    certain = [h.rule for h in stops if h.is_certain]
+    if not certain:
+        worst = max(stops, key=lambda h: h.blocked_s)
+        return (
+            f"Rewrite them as {place} proposes, or excuse each in its revision file: "
+            f"# playbook: allow {worst.rule} on {worst.table} because ..."
+        )
+    said = []
+    if LACKING & set(certain):
+        said.append(
+            f"Write it in steps as {place} shows: add the column nullable, fill it, then SET NOT "
+            "NULL."
+        )
+    if set(certain) - LACKING:
+        said.append(f"Mend the rows first: {place} shows the query that finds them.")
+    return " ".join([*said, "No exemption lifts this."])
 
 
 def _exemptions(path: Path) -> list[tuple[str, str, str]]:
@@ -75,19 +117,60 @@ def _exemptions(path: Path) -> list[tuple[str, str, str]]:
     return [(m["rule"], m["table"] or "", m["reason"]) for m in _EXEMPTION.finditer(text)]
 
 
-def _of_step(step: PlanStep, known: Known, proofs: Proofs) -> Iterator[Hazard]:
+def _of_step(step: PlanStep, known: Known, proofs: Proofs) -> tuple[list[Hazard], Known]:
+    """Return the hazards of a step, and what is known once it has run."""
     exemptions = _exemptions(step.path)
+    found: list[Hazard] = []
     held: dict[str, str] = {}  # a lock is kept to the end of the revision's transaction
     for statement, names in _findings(step.sql):
         table = statement.table
         held[table] = max(held.get(table, MODES[0]), statement.lock, key=MODES.index)
-        for name in names:
-            if table in known.rows:
+        if _cannot_be_read(statement.node, known):
+            found.append(_weigh(step, statement, "cannot-be-read", CANNOT_BE_READ, -1, ""))
+        elif table in known.rows and not _is_alembics(step, statement):
+            for name in names:
                 rule = judge(name, statement, known, proofs)
-                found = _weigh(step, statement, name, rule, known.rows[table], held[table])
-                found = _with_remedy(found, statement, known)
-                yield replace(found, allowed_because=_reason(found, exemptions))
+                hazard = _weigh(step, statement, name, rule, known.rows[table], held[table])
+                found.append(_with_remedy(hazard, statement, known))
         proofs.follow(table, statement.node)
+        known = _after(statement, known)
+    return [replace(one, allowed_because=_reason(one, exemptions)) for one in found], known
+
+
+def _cannot_be_read(node: Any, known: Known) -> bool:
+    """Say whether a body of code decides what a statement does: PostgreSQL's own do no harm."""
+    if isinstance(node, ast.SelectStmt):
+        return bool(functions_of(node) & (known.functions - known.steady))
+    return isinstance(node, (ast.DoStmt, ast.CallStmt))
+
+
+def _is_alembics(step: PlanStep, statement: Statement) -> bool:
+    """Say whether a statement is the one by which Alembic notes a step."""
+    names = {step.revision, *step.from_revisions, *step.to_revisions}
+    text = statement.text
+    return is_of_version_table(text, statement.node) and any(f"'{name}'" in text for name in names)
+
+
+def _after(statement: Statement, known: Known) -> Known:
+    """Return what is known of the tables once a statement has run; nothing of a new one."""
+    node = statement.node
+    if isinstance(node, ast.CreateFunctionStmt):
+        return replace(known, functions=known.functions | {(node.funcname or ())[-1].sval})
+    if renamed := table_renamed(node):
+        rows, columns = (_moved(facts, *renamed) for facts in (known.rows, known.columns))
+    elif gone := tables_replaced(node):
+        rows, columns = (_without(facts, gone) for facts in (known.rows, known.columns))
+    else:
+        return known
+    return replace(known, rows=rows, columns=columns)
+
+
+def _moved(facts: Mapping[str, Any], old: str, new: str) -> dict[str, Any]:
+    return {new if table == old else table: fact for table, fact in facts.items()}
+
+
+def _without(facts: Mapping[str, Any], tables: set[str]) -> dict[str, Any]:
+    return {table: fact for table, fact in facts.items() if table not in tables}
 
 
 def _findings(sql: str) -> Iterator[tuple[Statement, list[str]]]:
@@ -116,7 +199,7 @@ def _weigh(
         table=statement.table,
         rows=rows,
         lock=lock,
-        blocks=blocks(lock),
+        blocks=blocks(lock) if lock else "",
         blocked_s=round(blocked_s, 2),
         statement=statement.text,
         detail=rule.detail,

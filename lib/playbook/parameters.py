@@ -126,7 +126,9 @@ def _kind(value: Any) -> str:
 def _what_to_write(name: str, value: Any, default: Any) -> str:
     if isinstance(default, str) and isinstance(value, int | float):
         text = "ID" if isinstance(value, float) and not math.isfinite(value) else str(value)
-        example = f", an id with its zeros (-r {name} 0001)" if name == "target" else ""
+        example = (
+            f", or an id with its zeros as they are: -r {name} 0001" if name == "target" else ""
+        )
         return f"papermill's -p makes numbers of such text: write -r {name} {text}{example}."
     if isinstance(default, bool):
         return f"Write -p {name} True or -p {name} False."

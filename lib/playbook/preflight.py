@@ -21,6 +21,7 @@ from playbook.catalog import (
     unvalidated_constraints,
 )
 from playbook.database import connect, lock_holder, settings_stick
+from playbook.hazards import names_of, way_out
 from playbook.obstacles import find_obstacles
 from playbook.present import count, moment
 from playbook.privileges import find_history_rights, find_privileges, find_row_security
@@ -375,30 +376,30 @@ def _hazards(hazards: Hazards) -> Finding:
         return Finding(
             "hazards",
             Severity.STOP,
-            ", ".join(dict.fromkeys(f"{h.rule} on {h.table}" for h in certain)),
+            names_of(certain),
             " ".join(h.detail for h in certain),
-            "Mend the rows first: `preview` shows the query that finds them. No exemption lifts "
-            "this.",
+            way_out(certain, "`preview`"),
+            "The upgrade would stop at it, and stay at the revision before.",
         )
     if hazards.stops:
         worst = max(hazards.stops, key=lambda h: h.blocked_s)
         return Finding(
             "hazards",
             Severity.STOP,
-            ", ".join(dict.fromkeys(f"{h.rule} on {h.table}" for h in hazards.stops)),
+            names_of(hazards.stops),
             f"{count(len(hazards.stops), 'statement')} would block others for too long, or fail; "
             f"the worst is in {worst.revision}.",
-            "Rewrite them as `preview` proposes, or excuse each in its revision file: "
-            f"# playbook: allow {worst.rule} on {worst.table} because ...",
+            way_out(hazards.stops, "`preview`"),
         )
     waits = [h for h in hazards.items if h.severity is not Severity.OK]
     if waits:
         return Finding(
             "hazards",
             Severity.WARN,
-            ", ".join(dict.fromkeys(f"{h.rule} on {h.table}" for h in waits)),
+            names_of(waits),
             f"{count(len(waits), 'statement')} to look at.",
             "`preview` shows each with its remedy.",
+            "" if any(h.table for h in waits) else "They may block, break or destroy, unseen.",
         )
     return Finding("hazards", Severity.OK, "SQL", "No statement keeps others waiting for long.")
 

@@ -765,17 +765,7 @@ def _hazards(hazards: Hazards) -> View:
     found = Counter(one.severity for one in hazards.items)
     worst = next(one for one in reversed(Severity) if found[one])
     tally = ", ".join(f"{found[one]} {one.value}" for one in Severity if found[one])
-    headers = (
-        "weight",
-        "revision",
-        "rule",
-        "table",
-        "object",
-        "rows",
-        "lock held",
-        "lock, and what waits",
-        "statement and remedy",
-    )
+    headers = ("weight", "where", "rows", "held", "what and remedy")
     blocks: list[Block] = [
         Text(
             f"Weighed: {count(len(hazards.items), 'statement')}: {tally}",
@@ -785,7 +775,7 @@ def _hazards(hazards: Hazards) -> View:
     ]
     for one in hazards.items:
         if one.rewrite and one.severity is not Severity.OK:
-            title = f"{one.revision}, {one.rule} on {' '.join((one.table, one.object)).strip()}"
+            title = f"{one.revision}, {_subject(one)}"
             blocks += [Text(title, style="heading"), Sql(one.rewrite)]
     return View(tuple(blocks))
 
@@ -794,19 +784,29 @@ def _hazard(one: Hazard) -> tuple[Cell, ...]:
     """Return a row; one that weighs nothing needs no remedy."""
     text = " ".join(one.statement.split())
     text = text if len(text) <= STATEMENT_LENGTH else f"{text[:STATEMENT_LENGTH]}…"
-    more = [] if one.severity is Severity.OK else [one.detail, f"→ {one.remedy}"]
+    more = [] if one.severity is Severity.OK else [*_waiting(one), one.detail, f"→ {one.remedy}"]
     more += [f"Allowed: {one.allowed_because}"] if one.allowed_because else []
     return (
         Pill(one.severity.value, _SEVERITIES[one.severity]),
-        Code(one.revision),
-        Code(one.rule),
-        Code(one.table),
-        one.object,
+        f"{one.revision}: {_subject(one)}",
         Number(_weighed_rows(one)),
-        Number(f"~{seconds(one.blocked_s)}"),
-        f"{one.lock}: {one.blocks or 'nothing'}",
+        Number(f"~{seconds(one.blocked_s)}" if one.lock else "unknown"),
         Lines(text, tuple(more)),
     )
+
+
+def _subject(one: Hazard) -> str:
+    """Return a hazard's rule, and what it is about; a body of code is about no table."""
+    about = " ".join((one.table, one.object)).strip()
+    return f"{one.rule} on {about}" if about else one.rule
+
+
+def _waiting(one: Hazard) -> list[str]:
+    """Return what others cannot do meanwhile; of a statement that fails, nothing."""
+    if not one.lock or one.is_certain:
+        return []
+    waits = f"{one.blocks} wait" if one.blocks else "nobody waits"
+    return [f"Meanwhile {waits} ({one.lock})."]
 
 
 def _weighed_rows(one: Hazard) -> str:

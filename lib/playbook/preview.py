@@ -11,6 +11,7 @@ from typing import Any
 from playbook.catalog import table_sizes
 from playbook.database import connect
 from playbook.errors import LockNotAcquired, MigrationFailed, StatementTimeout
+from playbook.hazards import names_of, way_out
 from playbook.journal import Run
 from playbook.parameters import Common, one_of
 from playbook.plan import METHODS, build_plan, reverse_sql, weigh_hazards
@@ -81,11 +82,13 @@ def plan_migration(run: Run[Parameters]) -> Plan:
     return run.keep("plan", plan)
 
 
-def measure_tables(run: Run[Parameters]) -> TableSizes:
+def measure_tables(run: Run[Parameters]) -> TableSizes | Note:
     """Return the size of each existing table that the plan names."""
     plan = run.require("plan", Plan)
     with connect(run.target, read_only=True) as connection:
         sizes = [t for t in table_sizes(connection) if f"{t.schema}.{t.table}" in plan.tables]
+    if not sizes:
+        return Note("The SQL names no table that exists now.")
     return TableSizes(tuple(sizes))
 
 
@@ -141,7 +144,6 @@ def conclude(run: Run[Parameters]) -> Outcome:
     """Return the summary and which runbook comes next."""
     plan = run.require("plan", Plan)
     run.require("files", Note)
-    after = {"upgrade": "`upgrade`", "downgrade": "`rollback`"}[plan.direction]
     files = tuple(sorted(run.directory.iterdir())) if not plan.is_empty else ()
     summary = (
         f"The database is at {join(plan.from_revisions)}: there is nothing to run."
@@ -149,7 +151,23 @@ def conclude(run: Run[Parameters]) -> Outcome:
         else f"From {join(plan.from_revisions)} to {join(plan.to_revisions)}: "
         f"{count(len(plan.steps), 'revision')}."
     )
-    steps = () if plan.is_empty else (f"{after} with -r target {plan.target} runs this plan.",)
+    refusal, next_steps = _next(plan, run.taken("hazards", Hazards))
     return run.outcome(
-        "succeeded", summary, unchanged=("the database",), next_steps=steps, files=files
+        "succeeded",
+        summary + refusal,
+        unchanged=("the database",),
+        next_steps=next_steps,
+        files=files,
     )
+
+
+def _next(plan: Plan, hazards: Hazards | None) -> tuple[str, tuple[str, ...]]:
+    """Return why `upgrade` would refuse a plan, "" if it would not, and what to do next."""
+    if plan.is_empty:
+        return "", ()
+    if plan.direction == "downgrade":
+        return "", (f"`rollback` with -r target {plan.target} runs this plan.",)
+    if hazards is None or not hazards.stops:
+        return "", (f"`upgrade` with -r target {plan.target} runs this plan.",)
+    refusal = f" `upgrade` will refuse it: {names_of(hazards.stops)}."
+    return refusal, (way_out(hazards.stops, "section 2"), "Then run `preview` again.")

@@ -259,7 +259,10 @@ def _clusters_locked(project: Path) -> Iterator[list[Cluster]]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code."""
-    options = _parser().parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    end = given.index("--") if "--" in given else len(given)
+    options = _parser().parse_args(given[:end])
+    options.psql = given[end + 1 :]
     try:
         sys.stdout.write(_run_command(options))
     except PlaybookError as error:
@@ -275,7 +278,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = {
         "start": "start the server", "stop": "stop it; the data are kept",
         "status": "say where it is and which databases it has",
-        "reset": "make a database anew", "psql": "open psql on a database",
+        "reset": "make a database anew",
+        "psql": "open psql on a database; what follows -- is for psql",
         "remove": "stop the server and delete all its data",
     }  # fmt: skip
     parser.add_argument(
@@ -301,7 +305,7 @@ def _run_command(options: argparse.Namespace) -> str:
             return _status(project)
     target = load_target(options.name, options.alembic_ini)
     if options.command == "psql":
-        _psql(open_target(target, state=options.state))
+        _psql(open_target(target, state=options.state), options.psql)
     return f"The {reset_database(target, options.state).label} is as new.\n"
 
 
@@ -315,10 +319,10 @@ def _status(project: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _psql(target: Target) -> NoReturn:
+def _psql(target: Target, arguments: Sequence[str]) -> NoReturn:
     os.execve(
         client_directory(_version()) / "psql",
-        ["psql"],
+        ["psql", *arguments],
         libpq_variables(target.conninfo["host"], target.database),
     )
 

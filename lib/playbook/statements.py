@@ -21,22 +21,28 @@ __all__ = [
     "Dropped",
     "Statement",
     "commits_midway",
-    "created_tables",
     "dropped_objects",
     "has_statements",
     "indexes_built_concurrently",
+    "is_of_version_table",
     "locks_taken",
     "parse",
     "parse_statement",
     "parse_statements",
     "read_statements",
     "table_name",
+    "table_renamed",
     "tables_in",
+    "tables_replaced",
     "tables_written",
 ]
 
 DEFAULT_SCHEMA = "public"
+_VERSION_NUM = re.compile(r"version_num\b", re.IGNORECASE)
 _COMMIT = re.compile(r"^\s*COMMIT\s*;", re.IGNORECASE | re.MULTILINE)
+
+
+_CALLING = (ast.CallStmt, ast.CreateFunctionStmt, ast.DoStmt, ast.SelectStmt)
 
 
 @dataclass(frozen=True)
@@ -66,13 +72,16 @@ class Statement:
 
 
 def read_statements(text: str) -> list[Statement]:
-    """Return the statements of SQL that are about a table; empty if it cannot be parsed."""
+    """Return the statements of SQL that are about a table; empty if it cannot be parsed.
+
+    With those whose effect a function decides (`_CALLING`), for which the table is "".
+    """
     found = []
     for part in _slices(text):
         piece = text[part].strip()
         statement = _parse_one(piece)
         table = _subject(statement)
-        if table:
+        if table or isinstance(statement, _CALLING):
             found.append(
                 Statement(
                     _without_comments(piece),
@@ -123,13 +132,24 @@ def locks_taken(text: str, tables: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def created_tables(text: str) -> set[str]:
-    """Return the tables that SQL creates, as ``schema.table``."""
-    return {
-        _name(statement.relation)
-        for statement in parse(text)
-        if isinstance(statement, ast.CreateStmt)
-    }
+def tables_replaced(statement: Any) -> set[str]:
+    """Return the tables whose names mean another table, or none, after a parsed statement.
+
+    CREATE TABLE IF NOT EXISTS leaves one that exists as it is.
+    """
+    if isinstance(statement, ast.CreateStmt) and not statement.if_not_exists:
+        return {_name(statement.relation)}
+    if isinstance(statement, ast.DropStmt):
+        return {dropped.table for dropped in _dropped((statement,))}
+    return set()
+
+
+def table_renamed(statement: Any) -> tuple[str, str] | None:
+    """Return what a table was called and is called after a parsed statement; None for others."""
+    if isinstance(statement, ast.RenameStmt) and statement.renameType == ObjectType.OBJECT_TABLE:
+        old = _name(statement.relation)
+        return old, f"{old.rpartition('.')[0]}.{statement.newname}"
+    return None
 
 
 def indexes_built_concurrently(text: str) -> list[str]:
@@ -144,17 +164,23 @@ def indexes_built_concurrently(text: str) -> list[str]:
 def has_statements(text: str) -> bool:
     """Say whether SQL does anything besides transactions and a change of Alembic's own table.
 
-    That table is known by what is written to it: a row of it holds nothing but version_num.
+    That table is known as `is_of_version_table` does.
     """
-    own = re.compile(r"version_num\b", re.IGNORECASE)
     for part in _split(text):
         statement = _parse_one(part)
-        is_own = isinstance(
-            statement, (ast.InsertStmt, ast.UpdateStmt, ast.DeleteStmt, ast.CreateStmt)
-        ) and own.search(part)
+        is_own = is_of_version_table(part, statement)
         if not isinstance(statement, ast.TransactionStmt) and not is_own:
             return statement is not None or bool(_without_comments(part).strip())
     return False
+
+
+def is_of_version_table(text: str, statement: Any) -> bool:
+    """Say whether a parsed statement writes, or makes, Alembic's own table.
+
+    It is known by what is written to it: a row of it holds nothing but version_num.
+    """
+    kinds = (ast.InsertStmt, ast.UpdateStmt, ast.DeleteStmt, ast.CreateStmt)
+    return isinstance(statement, kinds) and _VERSION_NUM.search(text) is not None
 
 
 def _subject(statement: Any) -> str:

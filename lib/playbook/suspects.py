@@ -158,7 +158,7 @@ class _Walk:
             self._is_vague |= node.name == "search_path"  # names then mean other tables
         elif isinstance(node, ast.CreateFunctionStmt):
             self._functions |= {part.sval for part in node.funcname or ()}
-        elif isinstance(node, ast.CreateStmt):
+        elif isinstance(node, ast.CreateStmt) and not node.if_not_exists:
             self._forget(table_name(node.relation))
         elif isinstance(node, ast.DropStmt) and node.removeType == ObjectType.OBJECT_TABLE:
             for parts in node.objects or ():

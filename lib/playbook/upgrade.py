@@ -30,7 +30,7 @@ from playbook.marks import edited_revisions
 from playbook.parameters import Common, one_of
 from playbook.plan import build_plan, read_plan_hash, weigh_hazards
 from playbook.preflight import Question, check
-from playbook.present import count
+from playbook.present import count, show
 from playbook.receipts import known_receipts
 from playbook.records import (
     Applied,
@@ -51,7 +51,7 @@ from playbook.records import (
 )
 from playbook.revisions import check_target, join
 from playbook.snapshot import holds_rows
-from playbook.statements import locks_taken
+from playbook.statements import dropped_objects, locks_taken
 from playbook.verification import (
     find_drift as compare_with_models,
 )
@@ -168,6 +168,7 @@ def check_preflight(run: Run[Parameters]) -> Checks:
         with connect(run.target, read_only=True) as connection:
             history = read_history(connection)
         wants_backup = _wants_backup(run)
+        hazards = _weigh_hazards(run)
         question = Question(
             graph=run.graph,
             tables=plan.tables,
@@ -176,11 +177,14 @@ def check_preflight(run: Run[Parameters]) -> Checks:
             receipts=known_receipts(run.target, run.server, run.parameters.output_dir),
             backup_folder=archive.backup_folder(run.target, BACKUPS) if wants_backup else None,
             backups=known_backups(run.target, run.server, BACKUPS),
-            hazards=_weigh_hazards(run),
+            hazards=hazards,
             sql=plan.sql,
             checks=run.keep("checks before", run_checks(run.target, run.graph)),
         )
-        return run.keep("preflight", run.must_pass(check(run.target, run.server, question)))
+        checks = check(run.target, run.server, question)
+        if hazards.stops:  # the cell that shows them comes after the refusal
+            show(Hazards(hazards.stops))
+        return run.keep("preflight", run.must_pass(checks))
 
 
 def _wants_backup(run: Run[Parameters]) -> bool:
@@ -403,7 +407,7 @@ def _succeeded(run: Run[Parameters], applied: Applied) -> Outcome:
     backup = run.require("backup", object)
     start, end = join(applied.from_revisions), join(applied.to_revisions)
     message = f"{run.server.database} was upgraded from {start} to {end}.{unread(run)}"
-    looked_at = (*_broken_already(run), *looks(run))
+    looked_at, but = (*_broken_already(run), *looks(run)), _but(run)
     run.finish("succeeded", message)
     kept = f"The backup is {backup.directory.name}. " if isinstance(backup, BackupManifest) else ""
     return run.outcome(
@@ -413,11 +417,17 @@ def _succeeded(run: Run[Parameters], applied: Applied) -> Outcome:
         unchanged=("every table and column that the comparison calls intact",),
         next_steps=(
             *looked_at,
-            f"{kept}`rollback` with -r target {start} undoes this upgrade.",
+            f"{kept}`rollback` with -r target {start} undoes this upgrade{but}.",
             "`verify` repeats the checks at any time.",
         ),
         files=tuple(sorted(run.directory.glob("*.sql"))),
     )
+
+
+def _but(run: Run[Parameters]) -> str:
+    """Return what a rollback would not bring back; "" if the upgrade dropped nothing."""
+    dropped = dropped_objects(run.require("plan", Plan).sql)
+    return "; what it dropped comes back empty, as only the backup has the rows" if dropped else ""
 
 
 def _broken_already(run: Run[Parameters]) -> tuple[str, ...]:

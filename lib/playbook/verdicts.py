@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 from pglast.enums import AlterTableType, ConstrType
 
@@ -16,8 +17,12 @@ from playbook.hazard_rules import RULES, Rule
 from playbook.records import Known, Severity
 from playbook.statements import Dropped, Statement, dropped_objects
 from playbook.type_changes import TypeChange, read_type, rewrites, type_changes
+from playbook.violations import has_values
 
 __all__ = ["judge"]
+
+ATTRIBUTE_GENERATED_VIRTUAL = "v"
+"""pg_attribute.attgenerated; the parser's generated_kind."""
 
 
 def judge(name: str, statement: Statement, known: Known, proofs: Proofs) -> Rule:
@@ -27,6 +32,8 @@ def judge(name: str, statement: Statement, known: Known, proofs: Proofs) -> Rule
         return _type_change(rule, statement, known)
     if name == "adding-field-with-default":
         return _default(rule, statement, known)
+    if name == "adding-foreign-key-constraint":
+        return _foreign_key(rule, statement, known)
     if name == "adding-not-nullable-field":
         return _not_null(rule, statement, known, proofs)
     if name in {"ban-drop-column", "ban-drop-table", "truncate"}:
@@ -65,15 +72,12 @@ def _default(rule: Rule, statement: Statement, known: Known) -> Rule:
     Source: ALTER TABLE's notes: a default that is not volatile is worked out once and stored in
     the catalog (PostgreSQL 11 on). A generated or identity column has a value for each row.
     """
-    added = [
-        command.def_
-        for command in getattr(statement.node, "cmds", None) or ()
-        if command.subtype == AlterTableType.AT_AddColumn
-    ]
+    added = _added_columns(statement)
     given = [constraint for column in added for constraint in column.constraints or ()]
-    own = {ConstrType.CONSTR_IDENTITY, ConstrType.CONSTR_GENERATED}
-    if not added or any(constraint.contype in own for constraint in given):
+    if not added or any(map(_is_stored, given)):
         return rule
+    if all(any(map(_is_virtual, column.constraints or ())) for column in added):
+        return _virtual(rule, {constraint.contype for constraint in given})
     called: set[str] = set()
     for constraint in given:
         if constraint.contype == ConstrType.CONSTR_DEFAULT:
@@ -83,6 +87,48 @@ def _default(rule: Rule, statement: Statement, known: Known) -> Rule:
             rule, work="moment", detail="Its default is one value for all rows there are."
         )
     return rule
+
+
+def _added_columns(statement: Statement) -> list[Any]:
+    commands = getattr(statement.node, "cmds", None) or ()
+    return [c.def_ for c in commands if c.subtype == AlterTableType.AT_AddColumn]
+
+
+def _is_virtual(constraint: Any) -> bool:
+    """Say whether a generated column is worked out when it is read (PostgreSQL 18 on)."""
+    is_generated = constraint.contype == ConstrType.CONSTR_GENERATED
+    return bool(is_generated and constraint.generated_kind == ATTRIBUTE_GENERATED_VIRTUAL)
+
+
+def _is_stored(constraint: Any) -> bool:
+    """Say whether a column has a value of its own in each row that there is."""
+    own = {ConstrType.CONSTR_IDENTITY, ConstrType.CONSTR_GENERATED}
+    return constraint.contype in own and not _is_virtual(constraint)
+
+
+def _virtual(rule: Rule, given: set[Any]) -> Rule:
+    """Return that nothing is written; NOT NULL and CHECK are looked at in each row."""
+    if given & {ConstrType.CONSTR_NOTNULL, ConstrType.CONSTR_CHECK}:
+        return replace(rule, work="scan", detail="Every row is checked; none is written anew.")
+    return replace(rule, work="moment", detail="It is worked out when it is read.")
+
+
+def _foreign_key(rule: Rule, statement: Statement, known: Known) -> Rule:
+    """Return a moment's work where all that refers is new and empty: nothing is checked.
+
+    Source: transformAlterTableStmt() of PostgreSQL 13 to 18 skips the check of REFERENCES unless a
+    column that the same statement adds has a default, or it adds a FOREIGN KEY by itself.
+    """
+    commands = getattr(statement.node, "cmds", None) or ()
+    own = any(
+        c.subtype == AlterTableType.AT_AddConstraint and c.def_.contype == ConstrType.CONSTR_FOREIGN
+        for c in commands
+    )
+    added = _added_columns(statement)
+    if not added or own or any(has_values(column, known) for column in added):
+        return rule
+    detail = "The column is new and empty, so no row is checked."
+    return replace(rule, work="moment", lock="AccessExclusiveLock", detail=detail)
 
 
 def _not_null(rule: Rule, statement: Statement, known: Known, proofs: Proofs) -> Rule:

@@ -36,6 +36,18 @@ MEND: Mapping[str, str] = {
     "0A": "this server cannot do it: write the revision otherwise",
 }
 """What to mend, by the class of the SQLSTATE."""
+EXACTLY: Mapping[str, str] = {
+    **dict.fromkeys(
+        ("42701", "42710", "42723", "42P06", "42P07"),
+        "something of that name is there already: find out whose it is, and remove it or let the "
+        "revision do without",
+    ),
+    **dict.fromkeys(
+        ("42703", "42704", "42883", "42P01", "3F000"),
+        "what it builds on is not there: find out why, and make it or mend the file",
+    ),
+}
+"""What to mend where the whole SQLSTATE tells more than its class."""
 OTHER = "mend what the sentence names"
 
 
@@ -82,7 +94,8 @@ def _again(failure: Failure) -> str:
         return f"nothing is wrong with the revision, the connection was lost: {again}"
     if failure.sqlstate == "42501":
         return f"the role lacks a privilege: have it granted, then {again}"
-    return f"{MEND.get(failure.sqlstate[:2], OTHER)}, then {again}"
+    mend = EXACTLY.get(failure.sqlstate) or MEND.get(failure.sqlstate[:2], OTHER)
+    return f"{mend}, then {again}"
 
 
 def _way_back(failure: Failure) -> list[str]:

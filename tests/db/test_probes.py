@@ -359,6 +359,62 @@ def test_preview_shows_and_upgrade_refuses_what_would_fail(
     assert picture(fresh_database) == before
 
 
+def test_refusal_shows_the_hazard_and_a_way_out_that_can_be_gone(
+    small: Callable[..., Namespace],
+    fresh_database: Target,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    namespace = small({"a1": TABLE, "b2": Script(execute("ALTER TABLE a ADD n int NOT NULL"))})
+    with connect(fresh_database) as connection, connection.cursor() as cursor:
+        cursor.execute("INSERT INTO a VALUES (1)")
+
+    with pytest.raises(GuardRefused) as refusal:
+        go(upgrade, namespace)
+    shown = capsys.readouterr().out
+
+    assert "add the column nullable, fill it, then SET NOT NULL" in str(refusal.value)
+    assert "Mend the rows" not in str(refusal.value)
+    assert "b2: rows-lack-a-value on public.a n" in shown
+    assert "ADD CONSTRAINT a_n_filled CHECK (n IS NOT NULL) NOT VALID;" in shown
+    assert "waits meanwhile" not in shown
+
+
+@pytest.mark.parametrize(
+    ("sql", "is_refused"),
+    [("ALTER TABLE a ADD n int NOT NULL", True), ("ALTER TABLE a ADD n int", False)],
+)
+def test_preview_says_whether_upgrade_will_refuse_the_plan(
+    small: Callable[..., Namespace], fresh_database: Target, sql: str, is_refused: bool
+) -> None:
+    namespace = small({"a1": TABLE, "b2": Script(execute(sql))})
+    with connect(fresh_database) as connection, connection.cursor() as cursor:
+        cursor.execute("INSERT INTO a VALUES (1)")
+
+    text = plain(go(preview, namespace))
+
+    refusal = "`upgrade` will refuse it: rows-lack-a-value on public.a"
+    assert (refusal in text) is is_refused
+    assert ("Write it in steps as section 2 shows" in text) is is_refused
+    assert ("runs this plan" in text) is not is_refused
+
+
+def test_body_of_code_is_a_warning_before_and_no_table_is_claimed_to_be_missing(
+    small: Callable[..., Namespace], fresh_database: Target
+) -> None:
+    block = execute("DO $$ BEGIN EXECUTE 'CREATE TABLE made (id int)'; END $$")
+    namespace = small({"a1": TABLE, "b2": Script(block)})
+
+    with preview.open_run(namespace) as run:
+        preview.plan_migration(run)
+        hazards, sizes = preview.find_hazards(run), preview.measure_tables(run)
+    done = go(upgrade, namespace)
+
+    assert [(h.rule, h.severity) for h in hazards.items] == [("cannot-be-read", Severity.WARN)]
+    assert "cannot be told from its text" in plain(hazards)
+    assert plain(sizes) == "The SQL names no table that exists now."
+    assert done.outcome == "succeeded"
+
+
 def test_observed_plan_is_counted_but_for_tables_that_python_read(
     small: Callable[..., Namespace], fresh_database: Target
 ) -> None:

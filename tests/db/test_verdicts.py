@@ -56,3 +56,42 @@ def test_default_weighs_something_only_where_the_table_is_rewritten(
     (hazard,) = found.items
     assert (before != after) is is_rewritten
     assert (hazard.severity is not Severity.OK) is is_rewritten
+
+
+NOTHING_TO_DO = [
+    ("int REFERENCES o", 0),
+    ("int GENERATED ALWAYS AS (id + 1) VIRTUAL", 180000),
+]
+SOMETHING_TO_DO = [
+    ("int DEFAULT 1 REFERENCES o", 0),
+    ("int, ADD FOREIGN KEY (c) REFERENCES o", 0),
+    ("int GENERATED ALWAYS AS (id + 1) VIRTUAL NOT NULL", 180000),
+]
+VAST = 50_000_000
+"""Rows that the catalog is made to claim: any work of one row at a time then weighs something."""
+
+
+@pytest.mark.parametrize(
+    ("column", "needs", "is_work"),
+    [(*one, False) for one in NOTHING_TO_DO] + [(*one, True) for one in SOMETHING_TO_DO],
+)
+def test_new_column_weighs_nothing_where_the_server_neither_reads_nor_writes_rows(
+    fresh_database: Target, tmp_path: Path, column: str, needs: int, is_work: bool
+) -> None:
+    path = tmp_path / "r.py"
+    path.write_text("")
+    add = f"ALTER TABLE t ADD COLUMN c {column}"
+    step = PlanStep("r1", "upgrade", (), (), "", path, "", f"{add};")
+    with connect(fresh_database) as connection, connection.cursor() as cursor:
+        if connection.server_version < needs:
+            pytest.skip(f"PostgreSQL {needs // 10000} is the first that knows it")
+        cursor.execute("CREATE TABLE o (id int PRIMARY KEY); INSERT INTO o VALUES (1)")
+        cursor.execute(f"{SETUP} UPDATE pg_class SET reltuples = {VAST} WHERE relname = 't'")
+        found = weigh_hazards(
+            fresh_database, Plan("upgrade", "head", (), ("r1",), (step,), "offline", "")
+        )
+        cursor.execute(f"BEGIN; {add}")
+        reads = fetch_value(connection, "SELECT pg_stat_get_xact_numscans('t'::regclass)")
+
+    assert (reads > 0) is is_work
+    assert any(hazard.severity is not Severity.OK for hazard in found.items) is is_work

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from playbook.hazard_rules import RULES
-from playbook.hazards import find_hazards
+from playbook.hazards import find_hazards, way_out
 from playbook.records import ColumnFact, ConstraintFact, Hazard, Known, PlanStep, Severity
 
 SMALL, LARGE = 300, 30_000_000
@@ -105,6 +105,111 @@ def test_tables_that_the_plan_creates_are_harmless(tmp_path: Path) -> None:
     ]
 
     assert find_hazards(steps, Known({"public.t": LARGE})).items == ()
+
+
+@pytest.mark.parametrize(
+    ("sql", "rules"),
+    [
+        ("CREATE TABLE IF NOT EXISTS t (a int); CREATE INDEX i ON t (a)",
+         ["require-concurrent-index-creation"]),
+        ("CREATE TABLE t (a int); CREATE INDEX i ON t (a)", []),
+        ("DROP TABLE t; CREATE TABLE t (a int); CREATE INDEX i ON t (a)", ["ban-drop-table"]),
+        ("DROP TABLE t; CREATE TABLE IF NOT EXISTS t (a int); CREATE INDEX i ON t (a)",
+         ["ban-drop-table"]),
+        ("UPDATE t SET a = 1; ALTER TABLE t RENAME TO o; CREATE TABLE t (a int); DELETE FROM t",
+         ["update-all-rows", "renaming-table"]),
+        ("ALTER TABLE t RENAME TO o; CREATE INDEX i ON o (a)",
+         ["renaming-table", "require-concurrent-index-creation"]),
+        ("CREATE INDEX i ON t (a); CREATE TABLE t (a int)", ["require-concurrent-index-creation"]),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("is_split", [False, True])
+def test_table_is_new_only_from_its_creation_on(
+    tmp_path: Path, sql: str, rules: list[str], is_split: bool
+) -> None:
+    pieces = sql.split("; ") if is_split else [sql]
+    steps = [step(tmp_path, piece, revision=f"r{n}") for n, piece in enumerate(pieces)]
+
+    hazards = find_hazards(steps, Known({"public.t": LARGE}, {"public.t": COLUMNS})).items
+
+    assert [hazard.rule for hazard in hazards] == rules
+    assert all(hazard.rows == LARGE for hazard in hazards)
+
+
+@pytest.mark.parametrize(
+    ("sql", "is_found"),
+    [
+        ("DO $$ BEGIN EXECUTE 'DROP TABLE t'; END $$", True),
+        ("CALL fill()", True),
+        ("SELECT fill()", True),
+        ("SELECT 1 FROM t WHERE a = (SELECT max(fill()) FROM t)", True),
+        ("CREATE FUNCTION made() RETURNS int LANGUAGE sql AS 'SELECT 1'; SELECT made()", True),
+        ("SELECT steady()", False),
+        ("SELECT setval('s', 7), count(*) FROM t", False),
+        ("CREATE FUNCTION made() RETURNS int LANGUAGE sql AS 'SELECT 1'", False),
+    ],
+)
+def test_body_of_code_is_said_to_be_unreadable(tmp_path: Path, sql: str, is_found: bool) -> None:
+    functions = frozenset({"fill", "steady"})
+    known = Known({"public.t": LARGE}, functions=functions, steady=frozenset({"steady"}))
+
+    hazards = find_hazards([step(tmp_path, sql)], known).items
+
+    expected = [("cannot-be-read", Severity.WARN, "")] if is_found else []
+    assert [(h.rule, h.severity, h.table) for h in hazards] == expected
+    assert all("cannot be told from its text" in hazard.detail for hazard in hazards)
+
+
+def test_exemption_excuses_a_body_of_code(tmp_path: Path) -> None:
+    comment = "# playbook: allow cannot-be-read because it was rehearsed"
+
+    (hazard,) = find_hazards([step(tmp_path, "CALL fill()", comment)], Known({})).items
+
+    assert hazard.allowed_because == "it was rehearsed"
+
+
+def test_alembics_own_table_is_left_out_and_its_namesake_column_is_not(tmp_path: Path) -> None:
+    known = Known({"public.alembic_version": 1, "public.t": LARGE})
+    own = "UPDATE alembic_version SET version_num='r1' WHERE alembic_version.version_num = 'r0'"
+    gone = "DELETE FROM alembic_version WHERE alembic_version.version_num = 'r1'"
+    other = "UPDATE t SET version_num = 2 WHERE version_num = 1"
+
+    hazards = find_hazards([step(tmp_path, f"{own}; {gone}; {other}")], known).items
+
+    assert [(hazard.rule, hazard.table) for hazard in hazards] == [("update-rows", "public.t")]
+
+
+def hazard_of(rule: str, *, is_certain: bool) -> Hazard:
+    return Hazard(
+        "r1", rule, Severity.STOP, "public.t", 3, "ShareLock", "writes", 0.0, "", "", "",
+        is_certain=is_certain,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rules", "said", "unsaid"),
+    [
+        (["rows-lack-a-value"], "add the column nullable", "Mend the rows"),
+        (["nulls-break-not-null"], "Mend the rows", "nullable"),
+        (["rows-lack-a-value", "rows-break-check"], "Mend the rows", "allow"),
+    ],
+)
+def test_way_out_of_a_certain_failure_is_one_that_can_be_gone(
+    rules: list[str], said: str, unsaid: str
+) -> None:
+    text = way_out([hazard_of(rule, is_certain=True) for rule in rules], "`preview`")
+
+    assert said in text
+    assert unsaid not in text
+    assert ("nullable" in text) is ("rows-lack-a-value" in rules)
+    assert text.endswith("No exemption lifts this.")
+
+
+def test_way_out_of_what_waits_is_a_rewrite_or_an_exemption() -> None:
+    text = way_out([hazard_of("update-all-rows", is_certain=False)], "section 2")
+
+    assert "as section 2 proposes" in text
+    assert "# playbook: allow update-all-rows on public.t because ..." in text
 
 
 def test_lock_taken_earlier_in_the_revision_is_held_through_an_update(tmp_path: Path) -> None:

@@ -35,11 +35,11 @@ def test_what_is_not_given_has_its_default() -> None:
     ("name", "value", "sentence"),
     [
         ("target", 1, "target=1 is a whole number, and it must be text. Nothing was changed. "
-         "papermill's -p makes numbers of such text: write -r target 1, an id with its zeros "
-         "(-r target 0001)."),
+         "papermill's -p makes numbers of such text: write -r target 1, or an id with its zeros "
+         "as they are: -r target 0001."),
         ("target", float("inf"), "target=inf is a number, and it must be text. Nothing was "
-         "changed. papermill's -p makes numbers of such text: write -r target ID, an id with its "
-         "zeros (-r target 0001)."),
+         "changed. papermill's -p makes numbers of such text: write -r target ID, or an id with "
+         "its zeros as they are: -r target 0001."),
         ("database", True, "database=True is true or false, and it must be text. Nothing was "
          "changed. papermill's -p makes numbers of such text: write -r database True."),
         ("database", None, "database=None is a NoneType, and it must be text. Nothing was "

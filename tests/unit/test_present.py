@@ -436,6 +436,30 @@ def test_reason_of_a_finding_is_shown_unless_all_is_well() -> None:
         assert ("It holds locks." in present.to_html(checks)) is shown
 
 
+def test_waiting_is_told_of_a_statement_that_weighs_something_and_will_run() -> None:
+    (one,) = SAMPLES["Hazards"].items
+    told = {
+        (certain, severity): "Meanwhile"
+        in present.plain(Hazards((replace(one, is_certain=certain, severity=severity),)))
+        for certain in (False, True)
+        for severity in (Severity.OK, Severity.STOP)
+    }
+
+    assert [key for key, is_told in told.items() if is_told] == [(False, Severity.STOP)]
+
+
+def test_hazard_of_a_body_of_code_claims_no_table_lock_or_time() -> None:
+    (one,) = SAMPLES["Hazards"].items
+    code = replace(one, rule="cannot-be-read", table="", object="", rows=-1, lock="", blocks="")
+
+    text = present.plain(Hazards((code,)))
+
+    assert "002_rag: cannot-be-read  " in text
+    assert "cannot-be-read on" not in text
+    assert "Meanwhile" not in text
+    assert "~" not in text
+
+
 def test_graph_is_drawn_like_git_log_with_the_newest_on_top() -> None:
     lines = present.plain(BRANCHED).splitlines()
     drawn = [line[:6].rstrip() for line in lines[3:-2]]

@@ -141,3 +141,15 @@ def test_table_that_python_read_may_have_been_filled_row_by_row() -> None:
 
     assert suspects(reads, NOT_NULL, is_observed=True) == [("nulls-break-not-null", True)]
     assert suspects(reads, NOT_NULL) == [("nulls-break-not-null", False)]
+
+
+@pytest.mark.parametrize(
+    ("create", "rules"),
+    [
+        ("CREATE TABLE IF NOT EXISTS t (a int)", [("nulls-break-not-null", False)]),
+        ("CREATE TABLE t (a int)", []),
+        ("DROP TABLE t; CREATE TABLE IF NOT EXISTS t (a int)", []),
+    ],
+)
+def test_table_that_exists_is_not_a_new_one(create: str, rules: list[tuple[str, bool]]) -> None:
+    assert suspects(f"{create}; {NOT_NULL}") == rules

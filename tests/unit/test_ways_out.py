@@ -32,7 +32,8 @@ def test_lost_connection_needs_no_sqlstate() -> None:
 @pytest.mark.parametrize(
     ("sqlstate", "said"),
     [
-        ("23505", "correct them"), ("22012", "correct them"), ("42703", "mend its file"),
+        ("23505", "correct them"), ("22012", "correct them"), ("42601", "mend its file"),
+        ("42P07", "there already"), ("42P01", "not there"),
         ("42501", "have it granted"), ("53100", "make some"), ("25001", "in a transaction"),
         ("0A000", "cannot do it"), ("54011", "split"), ("XX000", "mend what the sentence names"),
         ("", "mend what the sentence names"),
