@@ -16,10 +16,10 @@ from playbook.targets import Target
 
 Namespace = dict[str, Any]
 STEPS: dict[ModuleType, tuple[str, ...]] = {
-    status: ("show_target", "read_revisions", "check_preflight", "read_runs", "find_drift",
-             "measure_tables", "conclude"),
+    status: ("show_target", "read_revisions", "check_preflight", "read_runs", "list_backups",
+             "find_drift", "measure_tables", "conclude"),
     backup: ("show_target", "check_preflight", "measure_tables", "run_backup", "verify_backup",
-             "prune_backups", "conclude"),
+             "plan_retention", "prune_backups", "conclude"),
     preview: ("show_target", "read_revisions", "plan_migration", "find_hazards", "measure_tables",
               "find_loss", "write_files", "conclude"),
     upgrade: ("show_target", "read_revisions", "plan_upgrade", "check_preflight", "take_backup",

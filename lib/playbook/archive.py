@@ -1,24 +1,22 @@
-"""Backups on disk: take one, list them, prove one. Layer 4.
+"""Backups on disk: take one and prove one. Layer 4.
 
 A backup is a folder with pg_dump's directory format in ``dump/`` and ``manifest.json`` beside
 it. It is made under a name that starts with a dot and renamed when complete, so that an
-interrupted one is never taken for a backup.
+interrupted one is never taken for a backup; the next backup of the target removes what a killed
+one left.
 """
 
 from __future__ import annotations
 
 import errno
 import getpass
-import hashlib
-import json
 import os
-import shutil
 import socket
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
-from dataclasses import asdict, fields, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -26,18 +24,20 @@ import psycopg2.extensions
 from psycopg2 import sql
 from psycopg2.extensions import connection as Connection
 
-from playbook.catalog import table_names
+from playbook.catalog import table_sizes
+from playbook.compression import Compression, parse_compression
+from playbook.contents import Contents, find_difference, read_contents
 from playbook.database import connect, fetch_value
 from playbook.dump import (
     ClientTools,
-    Progress,
+    choose_compression,
     dump_database,
     find_client_tools,
-    gzip_level,
     read_archive,
     restore_archive,
 )
-from playbook.errors import BackupFailed, PlaybookError, SettingsError
+from playbook.errors import BackupFailed, DatabaseError, PlaybookError, SettingsError
+from playbook.fingerprints import TEXT_FORMS
 from playbook.leftovers import (
     hold_database,
     scratch_name,
@@ -45,67 +45,59 @@ from playbook.leftovers import (
     unfinished_folder,
     unmark_folder,
 )
-from playbook.records import BackupManifest, ServerInfo
-from playbook.snapshot import count_rows
+from playbook.manifests import (
+    FORMAT_VERSION,
+    MANIFEST,
+    backup_folder,
+    check_files,
+    hash_files,
+    list_backups,
+    read_manifest,
+    write_manifest,
+)
+from playbook.records import BackupManifest, DumpProgress, ServerInfo
 from playbook.targets import Target
+from playbook.zstd_files import SUFFIX
 
 __all__ = [
+    "MANIFEST",
     "backup_folder",
     "check_folder",
     "check_jobs",
     "list_backups",
-    "prune",
     "read_manifest",
     "take_backup",
     "verify",
 ]
 
-FORMAT_VERSION = 1
-MANIFEST = "manifest.json"
 DUMP = "dump"
 MOST_JOBS = 32
 """Each job is a session of the server, whose default is 100 for everybody."""
+USUAL_JOBS = 4
+"""The most that are chosen where nobody says how many."""
 SMALL_BYTES = 64 * 1024 * 1024
 """Below this a second connection costs more than it gives."""
+LOST_S = 0.5
+PLAIN_SHARE = 0.9
+"""Bytes of COPY's text per byte of a table with its TOAST, for the time that is left: 0.7 to 1.1
+on the benchmark's tables (tests/benchmarks/backups.py)."""
+KNOWN_SHARE = 0.05
+"""Below this share of the whole no time is told."""
+UNLIMITED = {"statement_timeout": "0", "idle_in_transaction_session_timeout": "0"}
+"""The session that holds the dump's snapshot waits for the dump's end."""
 
 
-def backup_folder(target: Target, directory: str) -> Path:
-    """Return where a target's backups are; a relative folder is the project's."""
-    name = "".join(c if c.isalnum() or c in "-_." else "-" for c in target.name)
-    return target.project / Path(directory).expanduser() / name
+@dataclass(frozen=True)
+class _Request:
+    """What `take_backup` was asked for, with its defaults filled in."""
 
-
-def list_backups(target: Target, directory: str) -> list[BackupManifest]:
-    """Return the complete backups of a target, the newest first; unreadable ones are left out."""
-    found = []
-    for path in backup_folder(target, directory).glob(f"*/{MANIFEST}"):
-        if path.parent.name.startswith("."):  # not finished, though its manifest may be there
-            continue
-        with suppress(PlaybookError):
-            found.append(read_manifest(path.parent))
-    return sorted(found, key=lambda manifest: manifest.started_at, reverse=True)
-
-
-def read_manifest(directory: Path) -> BackupManifest:
-    """Return what a backup's manifest says.
-
-    Raises:
-        BackupFailed: there is none, or it is damaged.
-    """
-    try:
-        record = json.loads((directory / MANIFEST).read_text("utf-8"))
-        known = {item.name for item in fields(BackupManifest)} - {"directory"}
-        known_format = {FORMAT_VERSION: BackupManifest}[record["format_version"]]
-        for name in ("files", "rows"):
-            record[name] = tuple(tuple(row) for row in record[name])
-        record["revisions"] = tuple(record["revisions"])
-        return known_format(directory=directory, **{k: record[k] for k in known})
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BackupFailed(
-            f"{directory / MANIFEST} is not a manifest that can be read ({type(error).__name__}).",
-            state="Nothing was changed.",
-            remedy="Choose another backup.",
-        ) from error
+    target: Target
+    server: ServerInfo
+    revisions: Sequence[str]
+    tools: ClientTools
+    jobs: int
+    compression: Compression
+    on_progress: Callable[[int, int], None]
 
 
 def take_backup(
@@ -116,43 +108,79 @@ def take_backup(
     directory: str,
     jobs: int = 0,
     compression: str = "auto",
-    on_progress: Progress = lambda tables, size: None,
+    on_progress: Callable[[DumpProgress], None] = lambda state: None,
 ) -> BackupManifest:
     """Dump a database into a new folder and prove that every file can be read to its end.
 
     **Effects**: one new folder, mode 0700. Reads the database in one snapshot, in which the rows
-    of every table are counted too. After a failure no folder remains; what a killed process left
-    of an unfinished one is removed by the next backup.
+    of every table are counted and fingerprinted too. After a failure no folder remains; what a
+    killed process left of an unfinished one is removed by the next backup.
 
     Args:
         directory: where backups are kept; a relative one is the project's.
-        jobs: parallel connections; 0 chooses by cores and size.
-        compression: ``auto``, ``none`` or ``gzip:LEVEL``.
-        on_progress: called with (tables begun, bytes so far) about once a second.
+        jobs: parallel connections; 0 chooses by cores, tables and size.
+        compression: ``auto``, ``zstd:LEVEL``, ``lz4``, ``gzip:LEVEL`` or ``none``.
+        on_progress: called about once a second.
 
     Raises:
         BackupFailed: no client that fits, pg_dump failed, or the archive cannot be read.
         SettingsError: jobs is out of its range, or the folder cannot be made.
     """
     check_jobs(jobs)
-    level = gzip_level(compression)
+    wanted = parse_compression(compression)
     tools = find_client_tools(server.version_num)
+    with connect(target, read_only=True) as connection:
+        heaps = [table.table_bytes for table in table_sizes(connection)]
+    request = _Request(
+        target, server, revisions, tools,
+        jobs or _jobs(server, len(heaps)),
+        choose_compression(wanted, tools),
+        _with_time_left(on_progress, heaps, wanted),
+    )  # fmt: skip
     parent = _backups_of(target, directory)
     try:
         with unfinished_folder(parent) as partial:
-            manifest = _fill(
-                target, server, revisions, partial, tools, jobs or _jobs(server), level, on_progress
-            )
-            _write_manifest(manifest, partial)
+            manifest = _fill(request, partial)
+            write_manifest(manifest, partial)
             unmark_folder(partial)
             final = _rename(partial, parent, revisions)
     except OSError as error:
         raise BackupFailed(
             f"The backup could not be written to {parent}: {error.strerror}.",
-            state="No backup was made and nothing was changed in the database.",
+            state=NO_BACKUP,
             remedy="Make room or choose another folder with -r directory PATH.",
         ) from error
+    except (BackupFailed, DatabaseError) as error:
+        raise error if error.state else _without_backup(error) from error
     return replace(manifest, directory=final)
+
+
+NO_BACKUP = "No backup was made and nothing was changed in the database."
+
+
+def _without_backup(error: PlaybookError) -> BackupFailed:
+    remedy = error.remedy or "Mend the cause and run this again."
+    return BackupFailed(error.problem, state=NO_BACKUP, remedy=remedy)
+
+
+def _with_time_left(
+    report: Callable[[DumpProgress], None], heaps: Sequence[int], compression: Compression
+) -> Callable[[int, int], None]:
+    """Return what pg_dump's watcher calls: it adds totals and the time that is left.
+
+    Where the client itself compresses, bytes of plain text are not known and no time is told.
+    """
+    plain = compression.method in ("auto", "zstd", "none")
+    expected = int(sum(heaps) * PLAIN_SHARE) if plain else 0
+    begun = time.monotonic()
+
+    def tell(tables: int, size: int) -> None:
+        share = min(size / expected, 0.99) if expected else 0.0
+        known = share >= KNOWN_SHARE
+        left = (time.monotonic() - begun) * (1 - share) / share if known else -1.0
+        report(DumpProgress(tables, len(heaps), size, expected, left))
+
+    return tell
 
 
 def verify(
@@ -160,40 +188,29 @@ def verify(
 ) -> BackupManifest:
     """Prove a backup and note in its manifest how it was proven.
 
-    **Effects**: ``restore`` makes a scratch database on the target's server and drops it.
+    **Effects**: ``restore`` makes a scratch database on the target's server and drops it. The
+    manifest keeps the strongest proof, and how long the restore took.
 
     Args:
         how: ``archive`` (every file's SHA-256, and the archive read to its end) or ``restore``
-            (also restored into a scratch database, whose rows are counted).
+            (also restored into a scratch database, whose rows are counted and fingerprinted).
 
     Raises:
-        BackupFailed: a file is missing or damaged, or the counts differ; it is named.
+        BackupFailed: a file is missing or damaged, or counts or values differ; it is named.
     """
-    _check_files(manifest)
+    check_files(manifest)
     tools = find_client_tools(server.version_num)
     read_archive(manifest.directory / DUMP, tools=tools)
+    proven = replace(
+        manifest,
+        verified="restore" if "restore" in (how, manifest.verified) else how,
+        verified_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        format_version=FORMAT_VERSION,
+    )
     if how == "restore":
-        _check_restore(manifest, target, tools)
-    proven = replace(manifest, verified=how)
-    _write_manifest(proven, manifest.directory)
+        proven = replace(proven, restore_s=_check_restore(manifest, target, tools))
+    write_manifest(proven, manifest.directory)
     return proven
-
-
-def prune(target: Target, server: ServerInfo, directory: str, *, keep: int) -> list[Path]:
-    """Remove all but the ``keep`` newest backups of a database and return what was removed.
-
-    The newest verified one always stays, and 0 keeps everything. Backups of another database or
-    server under the same target's name are none of its business.
-    """
-    same = (server.system_identifier, server.database)
-    backups = [
-        b for b in list_backups(target, directory) if (b.system_identifier, b.database) == same
-    ]
-    verified = next((b.directory for b in backups if b.verified), None)
-    old = [b.directory for b in backups[keep:] if b.directory != verified] if keep else []
-    for path in old:
-        shutil.rmtree(path)
-    return old
 
 
 def check_jobs(jobs: int) -> None:
@@ -233,8 +250,10 @@ def check_folder(target: Target, directory: str) -> None:
     )
 
 
-def _jobs(server: ServerInfo) -> int:
-    return 1 if server.size_bytes < SMALL_BYTES else min(os.cpu_count() or 1, 4)
+def _jobs(server: ServerInfo, tables: int) -> int:
+    if server.size_bytes < SMALL_BYTES:
+        return 1
+    return max(1, min(os.cpu_count() or 1, USUAL_JOBS, tables))
 
 
 def _backups_of(target: Target, directory: str) -> Path:
@@ -266,101 +285,103 @@ def _rename(partial: Path, parent: Path, revisions: Sequence[str]) -> Path:
     raise BackupFailed(f"{parent} is full of backups of this second.", remedy="Run this again.")
 
 
-def _fill(
-    target: Target,
-    server: ServerInfo,
-    revisions: Sequence[str],
-    folder: Path,
-    tools: ClientTools,
-    jobs: int,
-    level: int,
-    on_progress: Progress,
-) -> BackupManifest:
+def _fill(request: _Request, folder: Path) -> BackupManifest:
     """Dump and count in one exported snapshot, then read the archive back."""
     started, clock = datetime.now(UTC), time.monotonic()
-    with connect(target, read_only=True, autocommit=False) as connection:
-        connection.set_session(
-            isolation_level=psycopg2.extensions.ISOLATION_LEVEL_REPEATABLE_READ, readonly=True
-        )
-        snapshot_id = fetch_value(connection, "SELECT pg_export_snapshot()")
-        with ThreadPoolExecutor(1) as pool:
-            rows = pool.submit(_count, connection)
-            dump_database(
-                target,
-                folder / DUMP,
-                tools=tools,
-                jobs=jobs,
-                level=level,
-                snapshot_id=snapshot_id,
-                on_progress=on_progress,
-            )
-            counts = rows.result()
-    read_archive(folder / DUMP, tools=tools)
+    contents = _dump(request, folder / DUMP)
+    read_archive(folder / DUMP, tools=request.tools)
+    server = request.server
     return BackupManifest(
         format_version=FORMAT_VERSION,
-        target=target.name,
+        target=request.target.name,
         database=server.database,
         server_version=server.version,
         system_identifier=server.system_identifier,
-        revisions=tuple(revisions),
+        revisions=tuple(request.revisions),
         started_at=started.isoformat(),  # two backups of a second stay in order
         finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
         duration_s=round(time.monotonic() - clock, 3),
         user=getpass.getuser(),
         host=socket.gethostname(),
-        compression=f"gzip:{level}" if level else "none",
-        jobs=jobs,
-        pg_dump_version=tools.version,
-        restore_command=f"pg_restore --jobs={jobs} --exit-on-error --dbname=NEW_DATABASE {DUMP}",
-        files=tuple(_hash(path, folder) for path in sorted((folder / DUMP).iterdir())),
-        rows=tuple(sorted(counts.items())),
+        compression=str(request.compression),
+        jobs=request.jobs,
+        pg_dump_version=request.tools.version,
+        restore_command=_restore_command(folder / DUMP),
+        files=tuple(hash_files(sorted((folder / DUMP).iterdir()), folder)),
+        rows=tuple((table.name, table.rows) for table in contents.tables),
         verified="archive",
         directory=folder,
+        tables=contents.tables,
+        database_bytes=server.size_bytes,
+        verified_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        large_objects=contents.large_objects,
+        extensions=contents.extensions,
+        roles=contents.roles,
+        form=contents.form,
     )
 
 
-def _count(connection: Connection) -> dict[str, int]:
-    return count_rows(connection, table_names(connection))
+def _restore_command(dump: Path) -> str:
+    """Return what restores the dump with public tools alone, one row after the other.
+
+    Without ``--jobs``, with which a trigger may change rows: `playbook.dump.restore_archive`.
+    """
+    first = f"zstd -d {DUMP}/*{SUFFIX} && " if any(dump.glob(f"*{SUFFIX}")) else ""
+    return f"{first}pg_restore --exit-on-error --dbname=NEW_DATABASE {DUMP}"
 
 
-def _hash(path: Path, folder: Path) -> tuple[str, int, str]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return path.relative_to(folder).as_posix(), path.stat().st_size, digest
-
-
-def _write_manifest(manifest: BackupManifest, folder: Path) -> None:
-    record = asdict(manifest)
-    del record["directory"]
-    temporary = folder / f".{MANIFEST}"
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(record, indent=1) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(folder / MANIFEST)
-
-
-def _check_files(manifest: BackupManifest) -> None:
-    """Compare every file with the manifest; the first that differs is named."""
-    for relative, size, digest in manifest.files:
-        path = manifest.directory / relative
-        if not path.is_file():
-            problem = "is missing"
-        elif path.stat().st_size != size:
-            problem = f"has {path.stat().st_size} bytes instead of {size}"
-        elif _hash(path, manifest.directory)[2] != digest:
-            problem = "has another SHA-256 than the manifest says"
-        else:
-            continue
-        raise BackupFailed(
-            f"The backup {manifest.directory.name} is damaged: {relative} {problem}.",
-            state="Nothing was changed.",
-            remedy="Do not rely on it: take a new one with `backup`.",
+def _dump(request: _Request, directory: Path) -> Contents:
+    """Dump in an exported snapshot and read in the same one what the dump holds."""
+    settings = {**TEXT_FORMS, **UNLIMITED}
+    with (
+        connect(request.target, read_only=True, autocommit=False, settings=settings) as connection,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        connection.set_session(
+            isolation_level=psycopg2.extensions.ISOLATION_LEVEL_REPEATABLE_READ, readonly=True
         )
+        snapshot_id = fetch_value(connection, "SELECT pg_export_snapshot()")
+        contents = pool.submit(read_contents, connection)
+
+        def report(tables: int, size: int) -> None:
+            if contents.done():
+                contents.result()  # a dump whose rows cannot be counted need not go on
+            request.on_progress(tables, size)
+
+        try:
+            dump_database(
+                request.target,
+                directory,
+                tools=request.tools,
+                jobs=request.jobs,
+                compression=request.compression,
+                snapshot_id=snapshot_id,
+                on_progress=report,
+            )
+        except BackupFailed:
+            # Where the session that holds the snapshot was lost, that is what is to be told.
+            wait([contents], LOST_S)
+            if not contents.done():
+                _cancel(connection, contents)
+                raise
+            contents.result()
+            raise
+        except BaseException:
+            _cancel(connection, contents)
+            raise
+        return contents.result()
 
 
-def _check_restore(manifest: BackupManifest, target: Target, tools: ClientTools) -> None:
-    """Restore into a scratch database and compare the rows of every table."""
+def _cancel(connection: Connection, work: Future[Contents]) -> None:
+    """End the queries of another thread, one after the other."""
+    while not work.done():
+        with suppress(psycopg2.Error):
+            connection.cancel()
+        time.sleep(0.05)
+
+
+def _check_restore(manifest: BackupManifest, target: Target, tools: ClientTools) -> float:
+    """Restore into a scratch database, compare every table, and return pg_restore's seconds."""
     scratch = target.with_conninfo(dbname=scratch_name("verify"))
     name = sql.Identifier(scratch.database)
     with connect(target) as admin, admin.cursor() as cursor:
@@ -368,16 +389,17 @@ def _check_restore(manifest: BackupManifest, target: Target, tools: ClientTools)
         hold_database(admin, scratch.database)
         cursor.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(name))
         try:
+            begun = time.monotonic()
             restore_archive(manifest.directory / DUMP, scratch, tools=tools, jobs=manifest.jobs)
-            with connect(scratch, read_only=True) as connection:
-                restored = _count(connection)
+            took = time.monotonic() - begun
+            with connect(scratch, read_only=True, settings=TEXT_FORMS) as connection:
+                restored = read_contents(connection)
         finally:
             cursor.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(name))
-    for table, rows in manifest.rows:
-        if restored.get(table) != rows:
-            raise BackupFailed(
-                f"The backup {manifest.directory.name} restores {restored.get(table, 'no')} rows "
-                f"of {table}; its manifest says {rows}.",
-                state="The scratch database was dropped; nothing else was changed.",
-                remedy="Do not rely on it: take a new one with `backup`.",
-            )
+    if difference := find_difference(manifest, restored):
+        raise BackupFailed(
+            f"The backup {manifest.directory.name} restores {difference}.",
+            state="The scratch database was dropped; nothing else was changed.",
+            remedy="Do not rely on it: take a new one with `backup`.",
+        )
+    return round(took, 3)

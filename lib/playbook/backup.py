@@ -8,14 +8,25 @@ from typing import Any
 
 from playbook import archive
 from playbook.catalog import table_sizes
+from playbook.compression import parse_compression
 from playbook.database import connect
-from playbook.dump import gzip_level
 from playbook.errors import PlaybookError, SettingsError
 from playbook.journal import Run
 from playbook.parameters import Common, one_of
 from playbook.preflight import Question, check
 from playbook.present import dump_progress
-from playbook.records import BackupManifest, Banner, Checks, Note, Outcome, TableSizes
+from playbook.receipts import known_receipts
+from playbook.records import (
+    BackupManifest,
+    Banner,
+    Checks,
+    Note,
+    Outcome,
+    Retention,
+    TableSizes,
+)
+from playbook.retention import plan_retention as choose_backups
+from playbook.retention import remove_backups
 
 __all__ = [
     "Parameters",
@@ -23,6 +34,7 @@ __all__ = [
     "conclude",
     "measure_tables",
     "open_run",
+    "plan_retention",
     "prune_backups",
     "run_backup",
     "show_target",
@@ -39,6 +51,7 @@ class Parameters(Common):
     compression: str = "auto"
     verify: str = "archive"
     keep: int = 0
+    dry_run: bool = False
 
 
 def open_run(namespace: Mapping[str, Any]) -> Run[Parameters]:
@@ -46,7 +59,7 @@ def open_run(namespace: Mapping[str, Any]) -> Run[Parameters]:
     run = Run.open("backup", Parameters, namespace)
     with run.closing_on_error():
         one_of("verify", run.parameters.verify, ("archive", "restore"))
-        gzip_level(run.parameters.compression)
+        parse_compression(run.parameters.compression)
         archive.check_jobs(run.parameters.jobs)
         archive.check_folder(run.target, run.parameters.directory)
         if run.parameters.keep < 0:
@@ -59,6 +72,8 @@ def open_run(namespace: Mapping[str, Any]) -> Run[Parameters]:
 
 def show_target(run: Run[Parameters]) -> Banner:
     """Return which database this is."""
+    if run.parameters.dry_run:
+        return run.banner("nothing (dry run)")
     return run.banner("a folder of files; the database is only read")
 
 
@@ -84,7 +99,7 @@ def measure_tables(run: Run[Parameters]) -> TableSizes:
         return TableSizes(tuple(table_sizes(connection)))
 
 
-def run_backup(run: Run[Parameters]) -> BackupManifest:
+def run_backup(run: Run[Parameters]) -> BackupManifest | Note:
     """Dump the database into a new folder, with a manifest; shows progress.
 
     Raises:
@@ -92,6 +107,8 @@ def run_backup(run: Run[Parameters]) -> BackupManifest:
     """
     run.require("preflight", Checks)
     parameters = run.parameters
+    if parameters.dry_run:
+        return run.keep("backup", Note("No backup was taken: this is a dry run."))
     run.note("backup begins")
     try:
         manifest = archive.take_backup(
@@ -110,12 +127,15 @@ def run_backup(run: Run[Parameters]) -> BackupManifest:
     return run.keep("backup", manifest)
 
 
-def verify_backup(run: Run[Parameters]) -> BackupManifest:
+def verify_backup(run: Run[Parameters]) -> BackupManifest | Note:
     """Prove the backup in the way that the parameter ``verify`` asks for.
 
     Raises:
-        BackupFailed: it is damaged, or its restored rows differ.
+        BackupFailed: it is damaged, or its restored rows or values differ.
     """
+    run.require("backup", object)
+    if run.parameters.dry_run:
+        return run.keep("verified", Note("Nothing was verified: this is a dry run."))
     manifest = run.require("backup", BackupManifest)
     try:
         proven = archive.verify(
@@ -127,19 +147,48 @@ def verify_backup(run: Run[Parameters]) -> BackupManifest:
     return run.keep("verified", proven)
 
 
-def prune_backups(run: Run[Parameters]) -> Note:
-    """Remove older backups beyond ``keep``; 0 keeps all."""
-    run.require("verified", BackupManifest)
+def plan_retention(run: Run[Parameters]) -> Retention:
+    """Return which backups of this database go, and why the others stay; removes nothing."""
+    run.require("verified", object)
     parameters = run.parameters
-    removed = archive.prune(run.target, run.server, parameters.directory, keep=parameters.keep)
-    for path in removed:
+    plan = choose_backups(
+        run.target,
+        run.server,
+        parameters.directory,
+        keep=parameters.keep,
+        receipts=known_receipts(run.target, run.server, parameters.output_dir),
+        to_come=int(parameters.dry_run),
+    )
+    return run.keep("retention", plan)
+
+
+def prune_backups(run: Run[Parameters]) -> Note:
+    """Remove the backups that the retention names; 0 keeps all.
+
+    Raises:
+        BackupFailed: a folder could not be removed.
+    """
+    run.require("verified", object)
+    parameters = run.parameters
+    plan = run.taken("retention", Retention) or plan_retention(run)
+    if parameters.dry_run:
+        return Note(f"Nothing was removed: this is a dry run. Would go: {len(plan.removed)}.")
+    for path in remove_backups(plan):
         run.note(f"removed {path}")
     kept = len(archive.list_backups(run.target, parameters.directory))
-    return Note(f"Older backups removed: {len(removed)}. Backups of this target now: {kept}.")
+    return Note(f"Older backups removed: {len(plan.removed)}. Backups of this target now: {kept}.")
 
 
 def conclude(run: Run[Parameters]) -> Outcome:
     """Write the outcome to the receipt and return it."""
+    run.require("verified", object)
+    if run.parameters.dry_run:
+        return run.outcome(
+            "succeeded",
+            "Nothing was dumped or removed: this is a dry run.",
+            unchanged=("everything",),
+            next_steps=("Run it without dry_run.",),
+        )
     manifest = run.require("verified", BackupManifest)
     message = f"{manifest.database} was dumped and proven ({manifest.verified})."
     run.finish("succeeded", message)

@@ -29,13 +29,16 @@ __all__ = [
     "TableColumns",
     "activity",
     "blockers_of",
+    "count_large_objects",
     "droppable_schemas",
     "generated_columns",
     "freeze_ages",
     "holders",
+    "installed_extensions",
     "invalid_indexes",
     "may_create_schema",
     "missing_privileges",
+    "needed_roles",
     "old_snapshots",
     "open_transactions",
     "parents_first",
@@ -589,3 +592,37 @@ def relation_exists(connection: Connection, schema: str, name: str) -> bool:
 def _blocker(row: tuple[object, ...]) -> Blocker:
     *known, state_age_s, tables, id_ = row
     return Blocker(*known, tuple(tables), state_age_s, id_ or "")  # type: ignore[arg-type, call-arg]
+
+
+def count_large_objects(connection: Connection) -> int:
+    """Return how many large objects the database has.
+
+    Source: pg_largeobject_metadata, readable by every role.
+    """
+    return int(fetch_value(connection, "SELECT count(*) FROM pg_largeobject_metadata"))
+
+
+def installed_extensions(connection: Connection) -> list[str]:
+    """Return the extensions besides PL/pgSQL, which every database has, with versions, sorted."""
+    query = """
+        SELECT extname || ' ' || extversion FROM pg_extension WHERE extname <> 'plpgsql' ORDER BY 1
+    """
+    return [row[0] for row in fetch(connection, query)]
+
+
+def needed_roles(connection: Connection) -> list[str]:
+    """Return the roles that objects of this database refer to, sorted.
+
+    Owners, grantees, roles of policies and of default privileges; the bootstrap superuser, whom
+    PostgreSQL does not record, is left out.
+
+    Source: pg_shdepend.
+    """
+    query = """
+        SELECT DISTINCT r.rolname::text FROM pg_shdepend AS d
+        JOIN pg_roles AS r ON r.oid = d.refobjid
+        WHERE d.refclassid = 'pg_authid'::regclass
+          AND d.dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+        ORDER BY 1
+    """
+    return [row[0] for row in fetch(connection, query)]

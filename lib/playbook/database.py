@@ -187,8 +187,9 @@ def _driver_error(target: Target, error: psycopg2.Error) -> DatabaseError:
     sqlstate = error.pgcode or ""
     message = redact((error.diag.message_primary or str(error)).strip())
     if isinstance(error, psycopg2.OperationalError) and not sqlstate:
+        said = " ".join(message.split()).rstrip(".")
         return CannotConnect(
-            f"The connection to the {target.label} was lost: {' '.join(message.split())}.",
+            f"The connection to the {target.label} was lost: {said}.",
             remedy="Look at the server, then run `status`.",
         )
     kind: type[DatabaseError] = {

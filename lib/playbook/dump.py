@@ -1,8 +1,9 @@
 """The only door to pg_dump, pg_restore and psql. Layer 3.
 
 Chooses client tools that fit the server, runs them without a terminal and without a password in
-their arguments, follows their progress, and turns their failures into one sentence. Knows
-nothing of manifests, revisions or runs.
+their arguments, follows their progress, and turns their failures into one sentence. Where a
+client has no zstd, `playbook.zstd_files` compresses beside it. Knows nothing of manifests,
+revisions or runs.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from threading import Thread
@@ -22,19 +24,22 @@ from typing import IO
 
 from psycopg2.extensions import make_dsn
 
-from playbook.errors import BackupFailed, SettingsError
+from playbook.compression import AUTO, Compression
+from playbook.errors import BackupFailed
 from playbook.postgres_files import VERSIONS
 from playbook.sandbox import client_directory
 from playbook.targets import Target, redact
+from playbook.zstd_files import SUFFIX, Compressor, Feeder, check_frames
 
 __all__ = [
     "WITHOUT_OWNERS",
     "ClientTools",
     "Progress",
+    "choose_compression",
     "dump_database",
     "dump_schema",
     "find_client_tools",
-    "gzip_level",
+    "has_compression",
     "list_archive",
     "load_sql",
     "read_archive",
@@ -43,14 +48,20 @@ __all__ = [
 ]
 
 Progress = Callable[[int, int], None]
-"""Called with (tables begun, bytes on disk) about once a second."""
+"""Called about once a second with (tables begun, bytes so far): of plain text where the playbook
+compresses it, of the files otherwise."""
 
 _VERSION = re.compile(r"\(PostgreSQL\) (\d+)[.\w]*")
 _PROBLEM = re.compile(r"\b(?:error|fatal): ", re.IGNORECASE)
+_FROM_SERVER = re.compile(r"detail: Error message from server: (.*)")
 _TABLE_LINE = re.compile(r"dumping contents of table")
+_FINISHED = re.compile(r"finished item (\d+) ")
+"""pg_dump's word on a file ``NUMBER.dat`` with several jobs (mark_dump_job_done, LC_ALL=C)."""
+_PARTITION = re.compile(r"^\d+; \d+ \d+ TABLE ATTACH ", re.MULTILINE)
 LEASH = Path(__file__).with_name("leash.py")
 WITHOUT_OWNERS = ("--no-owner", "--no-privileges")
 """Options of pg_restore: all belongs to who restores it."""
+SECTIONS = tuple((f"--section={name}",) for name in ("pre-data", "data", "post-data"))
 POLL_S = 0.02
 REPORT_S = 1.0
 
@@ -117,21 +128,40 @@ def _tools_in(folder: Path) -> ClientTools | None:
     return ClientTools(folder, int(match[1]), match[0].split()[-1]) if match else None
 
 
-def gzip_level(compression: str) -> int:
-    """Return the gzip level that a parameter ``compression`` means.
+@cache
+def has_compression(tools: ClientTools, method: str) -> bool:
+    """Say whether a pg_dump was built with a method, by asking it for a dump from nowhere.
 
-    ``auto`` is level 1: within a few per cent of the size of the default level at half its time.
+    Source: pg_dump parses ``--compress`` before it connects; one that knows the method gets as far
+    as the connection, which fails (tried on 15 to 18).
+    """
+    if method in ("none", "gzip"):
+        return True
+    command = [tools.path("pg_dump"), "--format=custom", f"--compress={method}"]
+    command += ["--no-password", "--dbname=host=/nonexistent"]
+    asked = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=_environment(None), timeout=10
+    )
+    return "connection to server" in asked.stderr
+
+
+def choose_compression(wanted: Compression, tools: ClientTools) -> Compression:
+    """Return the compression that a dump gets: for ``auto``, zstd at level 1.
+
+    zstd is there with every client: where it was not built with it, `playbook.zstd_files` does it.
 
     Raises:
-        SettingsError: it is none of ``auto``, ``none``, ``gzip`` or ``gzip:LEVEL`` (1 to 9).
+        BackupFailed: lz4 is asked for and the client has none.
     """
-    match = re.fullmatch(r"auto|none|gzip(?::([1-9]))?", compression)
-    if not match:
-        raise SettingsError(
-            f"compression={compression!r} is not known.",
-            remedy="Write -r compression auto, none or gzip:LEVEL with LEVEL from 1 to 9.",
+    if wanted == AUTO:
+        return Compression("zstd", 1)
+    if wanted.method == "lz4" and not has_compression(tools, "lz4"):
+        raise BackupFailed(
+            f"The pg_dump {tools.version} at hand was built without lz4.",
+            state="No backup was made and nothing was changed.",
+            remedy="Leave -r compression out: zstd is smaller, and is there with every client.",
         )
-    return {"auto": 1, "none": 0}.get(compression, int(match[1] or 6))
+    return wanted
 
 
 def dump_database(
@@ -140,7 +170,7 @@ def dump_database(
     *,
     tools: ClientTools,
     jobs: int,
-    level: int,
+    compression: Compression,
     snapshot_id: str = "",
     on_progress: Progress = lambda tables, size: None,
 ) -> None:
@@ -151,23 +181,41 @@ def dump_database(
 
     Args:
         jobs: parallel connections, 1 or more.
-        level: gzip level, 0 for none.
+        compression: as `choose_compression` returned it.
         snapshot_id: of pg_export_snapshot(), in which the dump reads.
 
     Raises:
         BackupFailed: pg_dump failed; its own words are in the sentence.
+        OSError: a compressed file could not be written.
     """
+    native = has_compression(tools, compression.method)
     command = [
         tools.path("pg_dump"),
         "--format=directory",
         f"--file={directory}",
         f"--jobs={jobs}",
-        f"--compress={level}",
+        f"--compress={_compress_option(compression, tools) if native else 0}",
         "--verbose",
         "--lock-wait-timeout=30s",
         *([f"--snapshot={snapshot_id}"] if snapshot_id else []),
     ]
-    _run_watched(target, command, directory, on_progress)
+    if native:
+        _run_watched(target, command, _Watch(directory, on_progress))
+        return
+    # pg_dump would flush its plain files, which are being replaced, and stumble over those gone.
+    compressor = Compressor(directory, level=compression.level, writers=jobs)
+    try:
+        _run_watched(target, [*command, "--no-sync"], _Watch(directory, on_progress, compressor))
+        compressor.finish()
+    finally:
+        compressor.stop()
+
+
+def _compress_option(compression: Compression, tools: ClientTools) -> str:
+    """Return pg_dump's own spelling: before 16 there was gzip alone, by its level."""
+    if compression.method in ("none", "gzip"):
+        return str(compression.level)
+    return str(compression)
 
 
 def dump_schema(target: Target, *, tools: ClientTools, owners: bool = False) -> str:
@@ -190,7 +238,16 @@ def read_archive(directory: Path, *, tools: ClientTools) -> None:
     Raises:
         BackupFailed: a file is missing, cut short or damaged.
     """
-    _run(None, [tools.path("pg_restore"), f"--file={os.devnull}", str(directory)])
+    packed = sorted(directory.glob(f"*{SUFFIX}"))
+    if not packed:
+        _run(None, [tools.path("pg_restore"), f"--file={os.devnull}", str(directory)])
+        return
+    list_archive(directory, tools=tools)
+    try:
+        for path in packed:
+            check_frames(path)
+    except (OSError, ValueError) as error:
+        raise BackupFailed(f"The archive cannot be read to its end: {error}.") from error
 
 
 def list_archive(directory: Path, *, tools: ClientTools) -> str:
@@ -214,14 +271,43 @@ def restore_archive(
 ) -> None:
     """Restore a dump into an existing, empty database.
 
+    Where it has partitions, in three steps: tables, then rows, then all that is on them. In one go
+    pg_restore makes a trigger or foreign key of a partitioned table as soon as a connection is
+    free, since that table has no rows of its own; it would then fire for the rows still to be
+    loaded into the partitions, and change them (seen with pg_restore 18 and two jobs).
+
     Args:
         extra: further options of pg_restore.
 
     Raises:
-        BackupFailed: pg_restore failed.
+        BackupFailed: pg_restore failed, or a file is damaged.
     """
-    options = [f"--jobs={jobs}", "--exit-on-error", *extra]
-    _run(target, [tools.path("pg_restore"), *options, str(directory)])
+    program = tools.path("pg_restore")
+    partitions = bool(_PARTITION.search(list_archive(directory, tools=tools)))
+    command = [program, "--exit-on-error", *extra, f"--jobs={jobs}"]
+    with _readable(directory) as readable:
+        for section in SECTIONS if partitions else ((),):
+            # Of pipes whose other end is gone pg_restore would wait for ever, or take a part of a
+            # table for all of it.
+            _run_watched(target, [*command, *section, str(readable)])
+
+
+@contextmanager
+def _readable(directory: Path) -> Iterator[Path]:
+    """Yield a folder that every pg_restore can read, whether it has zstd or not.
+
+    Raises:
+        BackupFailed: at the end, where a file was damaged: what was read of it was not the whole.
+    """
+    if not any(directory.glob(f"*{SUFFIX}")):
+        yield directory
+        return
+    with Feeder(directory) as feeder:
+        yield feeder.directory
+    if feeder.failure:
+        raise BackupFailed(
+            f"The archive cannot be read to its end: {feeder.failure}."
+        ) from feeder.failure
 
 
 def load_sql(text: str, target: Target, *, tools: ClientTools) -> None:
@@ -262,11 +348,38 @@ def _run(target: Target | None, command: Sequence[str], stdin: str = "") -> str:
     return done.stdout
 
 
-def _run_watched(
-    target: Target, command: Sequence[str], directory: Path, on_progress: Progress
-) -> None:
-    """Run a tool, reporting what it has done so far; an interrupt ends it, and our own end."""
-    lines: list[str] = []
+@dataclass
+class _Watch:
+    """What is looked after while pg_dump runs: its lines, its files, the reports."""
+
+    directory: Path
+    on_progress: Progress
+    compressor: Compressor | None = None
+    lines: list[str] = field(default_factory=list)
+    read: int = 0
+    tables: int = 0
+    reported: float = 0.0
+
+    def look(self) -> None:
+        """Take in new lines and files; report about once a second."""
+        new, self.read = self.lines[self.read :], len(self.lines)
+        self.tables += sum(bool(_TABLE_LINE.search(line)) for line in new)
+        if self.compressor:
+            self.compressor.look(f"{m[1]}.dat" for line in new if (m := _FINISHED.search(line)))
+        if time.monotonic() - self.reported >= REPORT_S:
+            self.reported = time.monotonic()
+            self.on_progress(self.tables, self._bytes())
+
+    def _bytes(self) -> int:
+        return self.compressor.plain_bytes if self.compressor else _folder_bytes(self.directory)
+
+
+def _run_watched(target: Target, command: Sequence[str], watch: _Watch | None = None) -> None:
+    """Run a tool, reporting what it has done so far; an interrupt ends it, and our own end.
+
+    It is ended by SIGTERM, at which pg_dump and pg_restore cancel their workers' queries.
+    """
+    lines = watch.lines if watch else []
     with subprocess.Popen(
         [sys.executable, "-I", "-S", str(LEASH), *command, *_connection_arguments(target)],
         stdin=subprocess.PIPE,
@@ -281,7 +394,10 @@ def _run_watched(
         reader = Thread(target=_collect, args=(child.stderr, lines), daemon=True)
         reader.start()
         try:
-            _watch(child, lines, directory, on_progress)
+            while child.poll() is None:
+                if watch:
+                    watch.look()
+                time.sleep(POLL_S)
         except BaseException:
             child.stdin.close()  # lets go of the leash
             raise
@@ -292,19 +408,6 @@ def _run_watched(
 
 def _collect(stream: IO[str], lines: list[str]) -> None:
     lines.extend(stream)
-
-
-def _watch(
-    child: subprocess.Popen[str], lines: list[str], directory: Path, on_progress: Progress
-) -> None:
-    on_progress(0, 0)
-    reported = time.monotonic()
-    while child.poll() is None:
-        time.sleep(POLL_S)
-        if time.monotonic() - reported >= REPORT_S:
-            reported = time.monotonic()
-            tables = sum(bool(_TABLE_LINE.search(line)) for line in list(lines))
-            on_progress(tables, _folder_bytes(directory))
 
 
 def _folder_bytes(directory: Path) -> int:
@@ -320,5 +423,7 @@ def _failure(program: str, code: int, stderr: str) -> BackupFailed:
         lines = [f"it was ended by signal {-code}"]
     lines = lines or stderr.strip().splitlines()[-1:] or [f"exit code {code}"]
     name = Path(program).name
-    said = redact(" ".join(lines[0].split())).removeprefix(f"{name}: ").removeprefix("error: ")
+    server = _FROM_SERVER.search(stderr)
+    reason = f"{lines[0].rstrip('. ')}: {server[1]}" if server else lines[0]
+    said = redact(" ".join(reason.split())).removeprefix(f"{name}: ").removeprefix("error: ")
     return BackupFailed(f"{name} failed: {said.rstrip('.')}.")

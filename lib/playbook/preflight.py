@@ -24,9 +24,10 @@ from playbook.catalog import (
 from playbook.database import connect, lock_holder, settings_stick
 from playbook.hazards import names_of, way_out
 from playbook.obstacles import find_obstacles
-from playbook.present import count
+from playbook.present import count, moment
 from playbook.privileges import find_history_rights, find_privileges, find_row_security
 from playbook.records import (
+    Backups,
     Checks,
     DataCheckResult,
     DataChecks,
@@ -55,7 +56,8 @@ class Question:
 
     ``tables``, ``locks`` (the mode on each table), ``sql`` and ``hazards`` are those of the plan;
     ``sql`` is "" where nothing will run. ``backup_folder`` is where a backup will go (None: none
-    will be taken); ``checks`` are the data checks as they are now (None: not asked).
+    will be taken); ``backups`` are those that there are, ``checks`` the data checks as they are now
+    (None: not asked).
     """
 
     graph: RevisionGraph
@@ -65,6 +67,7 @@ class Question:
     receipts: Sequence[Receipt] = ()
     backup_folder: Path | None = None
     hazards: Hazards | None = None
+    backups: Backups | None = None
     sql: str = ""
     checks: DataChecks | None = None
 
@@ -90,6 +93,7 @@ WHY: Mapping[str, str] = {
     "pooler": "Timeouts would not guard the statements, and two runs could write at once.",
     "hazards": "Whoever reads or writes these tables waits meanwhile, and so does the application.",
     "data-checks": "They fail after the upgrade too, and hide what the upgrade itself breaks.",
+    "backups": "Without one, what a change destroys is gone.",
     "pg-dump": "Without a pg_dump as new as the server there is no backup.",
     "disk-room": "A backup that does not fit is none, and a full disk stops other programs.",
     "server-room": "A rewritten table needs its size once more until commit; a server whose disk "
@@ -120,6 +124,8 @@ def check(target: Target, server: ServerInfo, question: Question) -> Checks:
         ]
     if question.hazards is not None:
         findings.append(_hazards(question.hazards))
+    if question.backups is not None:
+        findings.append(_backups(question.backups))
     if question.checks is not None:
         findings.append(_data(question.checks))
     if question.backup_folder:
@@ -400,6 +406,21 @@ def _hazards(hazards: Hazards) -> Finding:
             "" if any(h.table for h in waits) else "They may block, break or destroy, unseen.",
         )
     return Finding("hazards", Severity.OK, "SQL", "No statement keeps others waiting for long.")
+
+
+def _backups(backups: Backups) -> Finding:
+    """Tell the newest backup of this database; whether one is needed, the runbook decides."""
+    if not backups.items:
+        return Finding("backups", Severity.OK, "backups", "There is none of this database yet.")
+    newest, _ = backups.items[0]
+    proof = f"verified ({newest.verified})" if newest.verified else "never verified"
+    return Finding(
+        "backups",
+        Severity.OK,
+        "backups",
+        f"The newest of {count(len(backups.items), 'backup')}: {newest.directory.name}, made "
+        f"{moment(newest.started_at)}, at {join(newest.revisions)}, {proof}.",
+    )
 
 
 def _data(checks: DataChecks) -> Finding:

@@ -55,6 +55,7 @@ from playbook.locks import MODES
 from playbook.records import (
     Applied,
     BackupManifest,
+    Backups,
     Banner,
     Checks,
     Comparison,
@@ -62,6 +63,7 @@ from playbook.records import (
     DataChecks,
     Difference,
     Drift,
+    DumpProgress,
     Finding,
     Hazard,
     Hazards,
@@ -74,6 +76,7 @@ from playbook.records import (
     PlanStep,
     Receipt,
     Restored,
+    Retention,
     Revision,
     RevisionGraph,
     Salvage,
@@ -662,8 +665,56 @@ def _manifest(backup: BackupManifest) -> View:
         ("server", f"PostgreSQL {backup.server_version}, system {backup.system_identifier}"),
         ("pg_dump", f"{backup.pg_dump_version}, manifest format {backup.format_version}"),
         ("restore", backup.restore_command),
+        *_needs(backup),
     )
     return View((Text(f"Backup {folder}", verified, "heading"), Facts(facts)), "quiet")
+
+
+def _needs(backup: BackupManifest) -> tuple[tuple[str, str], ...]:
+    """Return what a dump holds or needs besides tables, and how long a restore took."""
+    facts = []
+    if backup.restore_s:
+        facts.append(("restored", f"into a scratch database, in {seconds(backup.restore_s)}"))
+    if backup.large_objects:
+        facts.append(("large objects", count(backup.large_objects)))
+    if backup.extensions:
+        facts.append(("extensions", f"{', '.join(backup.extensions)}; not in the dump"))
+    if backup.roles:
+        facts.append(("roles", f"{', '.join(backup.roles)}; not in the dump"))
+    return tuple(facts)
+
+
+def _backups(backups: Backups) -> View:
+    if not backups.items:
+        return _nothing("There is no backup of this database yet: `backup` takes one.")
+    rows = tuple(
+        (
+            Code(backup.directory.name),
+            join(backup.revisions),
+            backup.verified or "not verified",
+            Number(bytes_text(backup.size_bytes)),
+            Number(f"{seconds(backup.restore_s)}" if backup.restore_s else "not measured"),
+            Number(seconds(age_s)),
+        )
+        for backup, age_s in backups.items
+    )
+    title = f"{count(len(rows), 'backup')} of this database, the newest first."
+    columns = ("backup", "revision", "verified by", "size", "restore takes", "age")
+    return View((Text(title), Table(columns, rows)))
+
+
+def _retention(plan: Retention) -> View:
+    if not plan.removed and not plan.kept:
+        return _nothing("There is no backup of this database to keep or remove.")
+    rows = tuple(
+        (Pill(fate, mood), Code(backup.directory.name), Number(bytes_text(backup.size_bytes)), why)
+        for backup, fate, mood, why in (
+            *((b, "goes", "look", "") for b in plan.removed),
+            *((b, "stays", "good", why) for b, why in plan.kept),
+        )
+    )
+    title = f"Backups that go: {len(plan.removed)}. That stay: {len(plan.kept)}."
+    return View((Text(title), Table(("", "backup", "size", "why"), rows)))
 
 
 def _snapshot(snapshot: Snapshot) -> View:
@@ -809,6 +860,7 @@ def _nothing(sentence: str) -> View:
 _VIEWS: dict[type, Callable[[Any], View]] = {
     Applied: _applied,
     BackupManifest: _manifest,
+    Backups: _backups,
     Banner: _banner,
     Checks: _checks,
     Comparison: _comparison,
@@ -822,6 +874,7 @@ _VIEWS: dict[type, Callable[[Any], View]] = {
     Outcome: _outcome,
     Plan: _plan,
     Restored: _restored,
+    Retention: _retention,
     RevisionGraph: _graph,
     Salvage: _salvage,
     Sessions: _sessions,
@@ -890,9 +943,12 @@ def progress(text: str) -> None:
     print(f"  … {text}", flush=True)  # noqa: T201
 
 
-def dump_progress(tables: int, size_bytes: int) -> None:
-    """Print how far a dump has come."""
-    progress(f"dumping: {count(tables, 'table')} begun, {bytes_text(size_bytes)} written")
+def dump_progress(state: DumpProgress) -> None:
+    """Print how far a dump has come: tables, bytes, and about how long it still takes."""
+    tables = f"{count(state.tables)} of {count(state.all_tables, 'table')} begun"
+    whole = f" of about {bytes_text(state.expected_bytes)}" if state.expected_bytes else ""
+    left = f", about {seconds(state.left_s)} left" if state.left_s >= 0 else ""
+    progress(f"dumping: {tables}, {bytes_text(state.size_bytes)}{whole}{left}")
 
 
 def note(text: str) -> None:

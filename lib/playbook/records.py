@@ -16,6 +16,7 @@ from typing import Any
 __all__ = [
     "Applied",
     "BackupManifest",
+    "Backups",
     "Banner",
     "Blocker",
     "Changes",
@@ -29,6 +30,7 @@ __all__ = [
     "DataChecks",
     "Difference",
     "Drift",
+    "DumpProgress",
     "Finding",
     "ForeignKey",
     "Hazard",
@@ -47,6 +49,7 @@ __all__ = [
     "Plan",
     "PlanStep",
     "Receipt",
+    "Retention",
     "Restored",
     "Revision",
     "RevisionGraph",
@@ -553,11 +556,57 @@ class BackupManifest:
     """``archive``, ``restore`` or "" (not yet)."""
     directory: Path = field(default=Path(), compare=False)
     """Where the backup lies; not part of the file."""
+    tables: tuple[TableSnapshot, ...] = ()
+    """Counts and fingerprints in the dump's own snapshot; empty in manifests of format 1."""
+    database_bytes: int = 0
+    """The size of the database when it was dumped."""
+    restore_s: float = 0.0
+    """How long pg_restore took when the backup was last proven by a restore; 0.0: never."""
+    verified_at: str = ""
+    """ISO 8601, UTC."""
+    large_objects: int = 0
+    extensions: tuple[str, ...] = ()
+    """What the dump needs of a server besides PostgreSQL itself, sorted; not in the dump."""
+    roles: tuple[str, ...] = ()
+    """Owners, grantees and roles of policies, sorted; not in the dump."""
+    form: int = 0
+    """How the fingerprints were made (`Snapshot.form`); 0: there are none."""
 
     @property
     def size_bytes(self) -> int:
         """All files of the dump together."""
         return sum(size for _, size, _ in self.files)
+
+
+@dataclass(frozen=True)
+class Backups:
+    """The complete backups of a database with their ages in seconds, the newest first."""
+
+    items: tuple[tuple[BackupManifest, float], ...]
+
+
+@dataclass(frozen=True)
+class Retention:
+    """Which backups of a database go and which stay, the newest first.
+
+    ``kept`` has each one's reason; ``keep`` is how many of the newest stay, 0: all.
+    """
+
+    keep: int
+    removed: tuple[BackupManifest, ...]
+    kept: tuple[tuple[BackupManifest, str], ...]
+
+
+@dataclass(frozen=True)
+class DumpProgress:
+    """How far a dump has come. ``left_s`` is an estimate; below 0: not known yet."""
+
+    tables: int
+    """Those whose dump has begun."""
+    all_tables: int
+    size_bytes: int
+    expected_bytes: int
+    left_s: float
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from playbook.database import connect, lock_holder, server_info
 from playbook.database_swap import database_oids, sessions_on, swap, way_back, way_on
 from playbook.dump import WITHOUT_OWNERS, find_client_tools
 from playbook.errors import BackupFailed, GuardRefused, SettingsError, VerifyFailed
+from playbook.fingerprints import form_of
 from playbook.journal import Run, protected_as_its_twin
 from playbook.new_database import check_name, exists, maintenance_target, stamped_name
 from playbook.parameters import Common
@@ -298,7 +299,7 @@ def compare_with_backup(run: Run[Parameters]) -> Comparison:
     run.forget("comparison")
     target = run.require("place", Place).target.with_conninfo(dbname=restored.database)
     with run.recording_failure():
-        before = restore_steps.manifest_snapshot(manifest, restored.tables)
+        before = restore_steps.manifest_snapshot(manifest, restored.tables, form=_form(run))
         after = restore_steps.snapshot_like(target, before, restored.tables)
         revisions = restore_steps.version_rows(target, run.graph)
     names = ("in the backup's manifest", f"in {restored.database}")
@@ -319,6 +320,10 @@ def compare_with_backup(run: Run[Parameters]) -> Comparison:
     return run.keep("comparison", comparison)
 
 
+def _form(run: Run[Parameters]) -> int:
+    return form_of(run.require("place", Place).server.version_num)
+
+
 def find_loss(run: Run[Parameters]) -> Comparison | Note:
     """Return how the live database differs from the backup: what a swap takes out of use."""
     run.require("comparison", Comparison)
@@ -327,7 +332,7 @@ def find_loss(run: Run[Parameters]) -> Comparison | Note:
     if not run.parameters.swap:
         return run.keep("loss", Note(f"Nothing: {live} stays where it is, untouched."))
     with run.recording_failure():
-        before = restore_steps.manifest_snapshot(manifest, ())
+        before = restore_steps.manifest_snapshot(manifest, (), form=_form(run))
         after = restore_steps.snapshot_like(place.target, before, ())
     return run.keep("loss", compare(before, after, names=("in the backup", f"in {live} now")))
 

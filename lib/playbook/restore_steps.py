@@ -208,7 +208,7 @@ class _Share:
     def __init__(self, task: Task) -> None:
         rows = {name: rows for name, rows in task.manifest.rows}
         self._total = sum(rows[name] for name in task.tables or rows)
-        self._expected_s = float(getattr(task.manifest, "restore_s", 0) or 0)
+        self._expected_s = task.manifest.restore_s
         self._begun = time.monotonic()
         self._loaded = 0
 
@@ -234,19 +234,21 @@ class _Share:
         return f", about {seconds(by_rows_s)} left for the rows" if by_rows_s else ""
 
 
-def manifest_snapshot(manifest: BackupManifest, tables: Sequence[str]) -> Snapshot:
-    """Return what a manifest says of its tables: rows, and fingerprints where it has them.
+def manifest_snapshot(manifest: BackupManifest, tables: Sequence[str], *, form: int) -> Snapshot:
+    """Return what a manifest says of its tables: rows, and fingerprints where they compare.
 
     Args:
+        form: of the fingerprints that the server makes (`playbook.fingerprints.form_of`).
         tables: those that are meant; none means all.
     """
-    known = {table.name: table for table in getattr(manifest, "tables", ()) or ()}
+    known = {table.name: table for table in manifest.tables if manifest.form == form}
     found = [
         replace(known.get(name) or _counted(name, rows), rows=rows)
         for name, rows in manifest.rows
         if not tables or name in tables
     ]
-    return Snapshot(manifest.database, manifest.started_at, manifest.revisions, tuple(found))
+    start, revisions = manifest.started_at, manifest.revisions
+    return Snapshot(manifest.database, start, revisions, tuple(found), form)
 
 
 def _counted(name: str, rows: int) -> TableSnapshot:
@@ -265,7 +267,7 @@ def snapshot_like(target: Target, like: Snapshot, tables: Sequence[str]) -> Snap
             rows = count_rows(connection, table_names(connection))
         found = [_counted(*pair) for pair in rows.items()]
     kept = tuple(table for table in found if not tables or table.name in tables)
-    return Snapshot(target.database, datetime.now(UTC).isoformat(), like.revisions, kept)
+    return Snapshot(target.database, datetime.now(UTC).isoformat(), like.revisions, kept, like.form)
 
 
 def version_rows(target: Target, graph: RevisionGraph) -> tuple[str, ...]:

@@ -39,6 +39,7 @@ __all__ = [
     "count_written_by",
     "holds_rows",
     "read_snapshot",
+    "read_tables",
     "reading",
     "take_snapshot",
     "write_snapshot",
@@ -144,6 +145,16 @@ def take_snapshot(
         xid=xid,
         system_identifier=system,
     )
+
+
+def read_tables(connection: Connection) -> tuple[TableSnapshot, ...]:
+    """Count and fingerprint every user table in a connection's own transaction.
+
+    Args:
+        connection: with the settings `TEXT_FORMS`, in a REPEATABLE READ transaction.
+    """
+    tasks = _tasks(connection, (), EVERYTHING, None)
+    return _Work(tasks, True, connection.server_version, None).run([connection], None)
 
 
 @contextmanager

@@ -10,14 +10,17 @@ from typing import Any
 from playbook.catalog import table_sizes
 from playbook.charts import Chart
 from playbook.database import connect, lock_holder
+from playbook.execution import BACKUPS
 from playbook.history import check_history
 from playbook.journal import Run
+from playbook.manifests import known_backups
 from playbook.marks import advice, edited_revisions, mark_revisions
 from playbook.parameters import Common
 from playbook.preflight import Question, check
 from playbook.present import count, durations_chart
 from playbook.receipts import known_receipts
 from playbook.records import (
+    Backups,
     Banner,
     Checks,
     Drift,
@@ -36,6 +39,7 @@ __all__ = [
     "check_preflight",
     "conclude",
     "find_drift",
+    "list_backups",
     "measure_tables",
     "open_run",
     "read_revisions",
@@ -78,7 +82,10 @@ def check_preflight(run: Run[Parameters]) -> Checks:
     receipts = known_receipts(run.target, run.server, run.parameters.output_dir)
     known, _ = _known_runs(run)
     question = Question(
-        graph=run.graph, edited=edited_revisions(known, run.graph), receipts=receipts
+        graph=run.graph,
+        edited=edited_revisions(known, run.graph),
+        receipts=receipts,
+        backups=known_backups(run.target, run.server, BACKUPS),
     )
     checks = check(run.target, run.server, question)
     whole = check_history(run.target, receipts)
@@ -106,6 +113,11 @@ def _doubted(receipt: Receipt) -> Receipt:
     where = f"on {receipt.host}" if receipt.host else "where it ran"
     message = f"Still at work {where}, or killed there: no session holds the lock."
     return replace(receipt, message=message)
+
+
+def list_backups(run: Run[Parameters]) -> Backups:
+    """Return the backups of this very database: how old, at which revision, verified how."""
+    return known_backups(run.target, run.server, BACKUPS)
 
 
 def show_durations(run: Run[Parameters]) -> Chart:

@@ -25,6 +25,7 @@ from playbook.execution import (
 )
 from playbook.history import read_history
 from playbook.journal import Run
+from playbook.manifests import known_backups
 from playbook.marks import edited_revisions
 from playbook.parameters import Common, one_of
 from playbook.plan import build_plan, read_plan_hash, weigh_hazards
@@ -175,6 +176,7 @@ def check_preflight(run: Run[Parameters]) -> Checks:
             edited=edited_revisions(history, run.graph),
             receipts=known_receipts(run.target, run.server, run.parameters.output_dir),
             backup_folder=archive.backup_folder(run.target, BACKUPS) if wants_backup else None,
+            backups=known_backups(run.target, run.server, BACKUPS),
             hazards=hazards,
             sql=plan.sql,
             checks=run.keep("checks before", run_checks(run.target, run.graph)),

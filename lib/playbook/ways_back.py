@@ -122,9 +122,10 @@ def rows_since(target: Target, xids: Mapping[str, int], plan: Plan, version_tabl
     """Return the rows written in any table since the first of a plan's revisions was applied.
 
     Returns:
-        -1 if some revision's transaction is not known, or counting took longer than `COUNT_LIMIT`.
+        -1 if there is none, some revision's transaction is not known, or counting took longer than
+        `COUNT_LIMIT`.
     """
-    if any(step.revision not in xids for step in plan.steps):
+    if not plan.steps or any(step.revision not in xids for step in plan.steps):
         return -1
     try:
         with connect(
@@ -204,10 +205,15 @@ def _restore(plan: Plan, facts: Facts) -> WayBack:
     return WayBack(
         "restore",
         f"all that was written in any table since {moment(facts.backup.started_at)}{since}",
-        f"about {seconds(facts.backup.duration_s)}, as long as the backup took: "
-        f"{short_path(facts.backup.directory, 1)}",
+        f"{_restore_time(facts.backup)}: {short_path(facts.backup.directory, 1)}",
         right_when,
     )
+
+
+def _restore_time(backup: BackupManifest) -> str:
+    if backup.restore_s:
+        return f"{seconds(backup.restore_s)} when it was proven by a restore"
+    return f"about {seconds(backup.duration_s)}, as long as the backup took"
 
 
 def _forward() -> WayBack:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import stat
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -13,15 +15,17 @@ from playbook import archive
 from playbook.archive import (
     backup_folder,
     list_backups,
-    prune,
     read_manifest,
     take_backup,
     verify,
 )
+from playbook.compression import parse_compression
 from playbook.database import connect, server_info
 from playbook.errors import BackupFailed, SettingsError
-from playbook.records import BackupManifest, ServerInfo
+from playbook.records import BackupManifest, DumpProgress, Receipt, ServerInfo
+from playbook.retention import plan_retention, remove_backups
 from playbook.sandbox import list_databases
+from playbook.snapshot import take_snapshot
 from playbook.targets import Target
 
 
@@ -49,6 +53,12 @@ def test_backup_says_what_it_holds_and_is_closed_to_others(small: Target, tmp_pa
     assert dict(manifest.rows) == {"public.Odd Name": 0, "public.t": 500}
     assert manifest.revisions == ("a1",)
     assert manifest.verified == "archive"
+    assert manifest.format_version == 2
+    assert manifest.tables == take_snapshot(small, ()).tables
+    assert manifest.compression == "zstd:1"
+    assert "zstd -d dump/*.zst && pg_restore" in manifest.restore_command
+    assert manifest.restore_s == 0.0
+    assert manifest.database_bytes > 0
     assert manifest.size_bytes == sum(
         p.stat().st_size for p in (manifest.directory / "dump").iterdir()
     )
@@ -174,11 +184,121 @@ def test_folder_without_a_manifest_is_no_backup(
     assert list_backups(small, str(tmp_path)) == []
 
 
+def test_manifest_of_format_1_is_still_read_and_proven(small: Target, tmp_path: Path) -> None:
+    manifest = take(small, tmp_path)
+    path = manifest.directory / "manifest.json"
+    record = json.loads(path.read_text())
+    new = ("tables", "database_bytes", "restore_s", "verified_at", "large_objects", "extensions",
+           "roles", "form")  # fmt: skip
+    path.write_text(
+        json.dumps({k: v for k, v in record.items() if k not in new} | {"format_version": 1})
+    )
+
+    old = read_manifest(manifest.directory)
+    proven = verify(old, "restore", target=small, server=server_of(small))
+
+    assert (old.format_version, old.tables, old.rows) == (1, (), manifest.rows)
+    assert proven.restore_s > 0
+    assert read_manifest(manifest.directory) == proven
+
+
+def test_restored_values_that_are_not_the_manifest_s_are_told(
+    small: Target, tmp_path: Path
+) -> None:
+    manifest = take(small, tmp_path)
+    with connect(small) as connection:
+        connection.cursor().execute("UPDATE t SET x = 'y' WHERE id = 77")
+    wrong = replace(manifest, tables=take_snapshot(small, ()).tables)
+
+    with pytest.raises(BackupFailed, match=r"restores other values of public\.t\.x than its"):
+        verify(wrong, "restore", target=small, server=server_of(small))
+
+
+def test_values_of_another_form_of_fingerprints_are_not_compared_but_rows_are(
+    small: Target, tmp_path: Path
+) -> None:
+    manifest = take(small, tmp_path)
+    assert manifest.form == take_snapshot(small, ()).form
+    with connect(small) as connection:
+        connection.cursor().execute("UPDATE t SET x = 'y' WHERE id = 77")
+    other = replace(manifest, tables=take_snapshot(small, ()).tables, form=manifest.form + 1)
+    rows = tuple((name, count + 1) for name, count in manifest.rows)
+
+    assert verify(other, "restore", target=small, server=server_of(small)).verified == "restore"
+    with pytest.raises(BackupFailed, match="its manifest says 1"):
+        verify(replace(other, rows=rows), "restore", target=small, server=server_of(small))
+
+
+def test_restore_time_is_kept_and_a_later_weaker_proof_does_not_hide_it(
+    small: Target, tmp_path: Path
+) -> None:
+    proven = verify(take(small, tmp_path), "restore", target=small, server=server_of(small))
+    again = verify(proven, "archive", target=small, server=server_of(small))
+
+    assert 0 < proven.restore_s < 60
+    assert (again.verified, again.restore_s) == ("restore", proven.restore_s)
+    assert read_manifest(again.directory) == again
+
+
+def test_what_the_dump_needs_of_a_server_is_listed(small: Target, tmp_path: Path) -> None:
+    role = f"reader_{small.database}"
+    with connect(small) as connection, connection.cursor() as cursor:
+        cursor.execute(f"CREATE ROLE {role}; GRANT SELECT ON t TO {role}; CREATE EXTENSION vector")
+        cursor.execute("SELECT lo_from_bytea(0, 'x'), lo_from_bytea(0, 'y')")
+    try:
+        manifest = take(small, tmp_path)
+        verify(manifest, "restore", target=small, server=server_of(small))
+    finally:
+        with connect(small) as connection:
+            connection.cursor().execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+    assert manifest.roles == (role,)
+    assert [name.split()[0] for name in manifest.extensions] == ["vector"]
+    assert manifest.large_objects == 2
+
+
+def test_progress_tells_tables_bytes_and_the_time_left() -> None:
+    told: list[DumpProgress] = []
+    tell = archive._with_time_left(told.append, [600, 400], parse_compression("auto"))
+    tell(0, 0)
+    tell(1, 450)
+    tell(2, 900)
+
+    assert [(one.tables, one.all_tables, one.expected_bytes) for one in told] == [
+        (0, 2, 900), (1, 2, 900), (2, 2, 900),
+    ]  # fmt: skip
+    assert told[0].left_s == -1.0
+    assert 0 <= told[2].left_s <= told[1].left_s
+
+
+def test_what_a_killed_backup_left_is_removed_and_one_in_progress_is_not(
+    small: Target, tmp_path: Path
+) -> None:
+    parent = backup_folder(small, str(tmp_path))
+    dead, alive = parent / ".dead.partial", parent / ".alive.partial"
+    for folder in (dead, alive):
+        folder.mkdir(parents=True)
+        (folder / ".lock").touch()
+    with (alive / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        take(small, tmp_path)
+
+    assert not dead.exists()
+    assert alive.exists()
+
+
 def mark(manifest: BackupManifest, started_at: str, verified: str) -> Path:
     path = manifest.directory / "manifest.json"
     record = json.loads(path.read_text()) | {"started_at": started_at, "verified": verified}
     path.write_text(json.dumps(record))
     return manifest.directory
+
+
+def prune(
+    target: Target, folder: Path, keep: int, receipts: tuple[Receipt, ...] = ()
+) -> list[Path]:
+    plan = plan_retention(target, server_of(target), str(folder), keep=keep, receipts=receipts)
+    return remove_backups(plan)
 
 
 def test_pruning_keeps_the_newest_and_always_the_newest_verified_one(
@@ -189,7 +309,58 @@ def test_pruning_keeps_the_newest_and_always_the_newest_verified_one(
         for n in (1, 2, 3, 4)
     )
 
-    assert prune(small, server_of(small), str(tmp_path), keep=0) == []
-    assert set(prune(small, server_of(small), str(tmp_path), keep=1)) == {oldest, newer}
+    assert prune(small, tmp_path, 0) == []
+    assert set(prune(small, tmp_path, 1)) == {oldest, newer}
     assert {m.directory for m in list_backups(small, str(tmp_path))} == {verified, newest}
-    assert prune(small, server_of(small), str(tmp_path), keep=1) == []
+    assert prune(small, tmp_path, 1) == []
+    assert [path for path in newest.parent.iterdir() if path.name.startswith(".")] == []
+
+
+def test_pruning_never_takes_the_newest_proven_by_a_restore(small: Target, tmp_path: Path) -> None:
+    proofs = ("restore", "restore", "archive", "archive")
+    oldest, proven, old, newest = (
+        mark(take(small, tmp_path), f"2026-01-0{n}T00:00:00+00:00", proof)
+        for n, proof in enumerate(proofs, 1)
+    )
+
+    assert set(prune(small, tmp_path, 1)) == {oldest, old}
+    assert {m.directory for m in list_backups(small, str(tmp_path))} == {proven, newest}
+
+
+def receipt(backup: Path, runbook: str, age_days: float) -> Receipt:
+    begun = datetime.now(UTC) - timedelta(days=age_days)
+    return Receipt(
+        f"run-{age_days}", runbook, "t", "d", "succeeded", begun, begun, "me", (), (), (),
+        str(backup), (), "", backup,
+    )  # fmt: skip
+
+
+def test_pruning_keeps_what_a_run_of_the_last_month_took_before_it_wrote_or_restored(
+    small: Target, tmp_path: Path
+) -> None:
+    upgraded, restored, long_ago, by_hand, newest = (
+        mark(take(small, tmp_path), f"2026-01-0{n}T00:00:00+00:00", "archive") for n in range(1, 6)
+    )
+    receipts = (
+        receipt(upgraded, "upgrade", 29), receipt(long_ago, "upgrade", 31),
+        receipt(by_hand, "backup", 1), receipt(restored, "restore", 2),
+    )  # fmt: skip
+    plan = plan_retention(small, server_of(small), str(tmp_path), keep=1, receipts=receipts)
+
+    assert [(b.directory, why) for b, why in plan.kept] == [
+        (newest, "among the 1 newest"), (restored, "restored by run-2"),
+        (upgraded, "taken by run-29"),
+    ]  # fmt: skip
+    assert {b.directory for b in plan.removed} == {long_ago, by_hand}
+    assert len(list_backups(small, str(tmp_path))) == 5  # a plan removes nothing
+
+
+def test_dry_run_counts_the_backup_that_would_be_made(small: Target, tmp_path: Path) -> None:
+    old, newest = (
+        mark(take(small, tmp_path), f"2026-01-0{n}T00:00:00+00:00", "archive") for n in (1, 2)
+    )
+    plan = plan_retention(small, server_of(small), str(tmp_path), keep=1, to_come=1)
+
+    assert [b.directory for b in plan.removed] == [old]
+    assert [why for _, why in plan.kept] == ["the newest that was verified"]
+    assert newest.exists()

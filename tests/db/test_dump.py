@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
+import subprocess
+import tempfile
+import threading
 from pathlib import Path
 
 import psutil
 import pytest
 
 from playbook import dump
+from playbook.compression import parse_compression
 from playbook.database import connect
 from playbook.dump import (
     ClientTools,
+    choose_compression,
     dump_database,
     dump_schema,
     find_client_tools,
-    gzip_level,
+    has_compression,
     load_sql,
     read_archive,
     restore_archive,
@@ -24,6 +30,7 @@ from playbook.dump import (
 from playbook.errors import BackupFailed, SettingsError
 from playbook.targets import Target, load_target
 from servers import PASSWORD, PrivateServer
+from steps import picture
 
 
 @pytest.mark.parametrize("major", [13, 15, 16, 17, 18])
@@ -59,28 +66,123 @@ def test_pg_dump_that_does_not_run_is_passed_over(
 
 
 @pytest.mark.parametrize(
-    ("text", "level"), [("auto", 1), ("none", 0), ("gzip", 6), ("gzip:1", 1), ("gzip:9", 9)]
-)
-def test_compression_levels(text: str, level: int) -> None:
-    assert gzip_level(text) == level
+    ("text", "meaning"),
+    [("auto", "zstd:1"), ("none", "none"), ("gzip", "gzip:6"), ("gzip:9", "gzip:9"),
+     ("zstd", "zstd:1"), ("zstd:-5", "zstd:-5"), ("zstd:19", "zstd:19")],
+)  # fmt: skip
+def test_compression_that_a_parameter_means(text: str, meaning: str) -> None:
+    assert str(choose_compression(parse_compression(text), find_client_tools(180000))) == meaning
 
 
-@pytest.mark.parametrize("text", ["", "zstd", "gzip:0", "gzip:10", "9"])
+@pytest.mark.parametrize("text", ["", "zstd:20", "zstd:x", "gzip:0", "gzip:10", "lz4:3", "9"])
 def test_unknown_compression_is_refused_with_what_there_is(text: str) -> None:
-    with pytest.raises(SettingsError, match="auto, none or gzip:LEVEL"):
-        gzip_level(text)
+    with pytest.raises(SettingsError, match="auto, zstd:LEVEL .*, lz4, gzip:LEVEL .* or none"):
+        parse_compression(text)
 
 
+def test_lz4_is_refused_in_a_sentence_where_the_client_has_none(tmp_path: Path) -> None:
+    (tmp_path / "pg_dump").write_text(
+        "#!/bin/sh\necho pg_dump: error: this build does not support compression with LZ4 >&2\n"
+        "exit 1\n"
+    )
+    (tmp_path / "pg_dump").chmod(0o755)
+
+    with pytest.raises(BackupFailed, match=r"pg_dump 18\.4 at hand was built without lz4"):
+        choose_compression(parse_compression("lz4"), ClientTools(tmp_path, 18, "18.4"))
+
+
+@pytest.mark.parametrize("major", [15, 16, 18])
+def test_client_is_asked_what_it_was_built_with(major: int) -> None:
+    tools = find_client_tools(major * 10000)
+    help_text = subprocess.run(
+        [tools.path("pg_dump"), "--compress=zstd:1", "-Fc", "-d", "host=/nonexistent"],
+        capture_output=True, text=True, check=False,
+    ).stderr  # fmt: skip
+
+    assert has_compression(tools, "gzip")
+    assert has_compression(tools, "zstd") == ("compress" not in help_text)
+
+
+@pytest.mark.parametrize("compression", ["zstd:1", "gzip:1", "none"])
+@pytest.mark.parametrize("jobs", [1, 2])
 def test_dump_is_restored_into_another_database(
-    legacy_database: Target, fresh_database: Target, tmp_path: Path
+    legacy_database: Target, fresh_database: Target, tmp_path: Path, compression: str, jobs: int
 ) -> None:
     tools = find_client_tools(180000)
 
-    dump_database(legacy_database, tmp_path / "d", tools=tools, jobs=2, level=1)
+    dump_database(
+        legacy_database, tmp_path / "d", tools=tools, jobs=jobs,
+        compression=parse_compression(compression),
+    )  # fmt: skip
     read_archive(tmp_path / "d", tools=tools)
     restore_archive(tmp_path / "d", fresh_database, tools=tools, jobs=2)
 
-    assert dump_schema(fresh_database, tools=tools) == dump_schema(legacy_database, tools=tools)
+    assert picture(fresh_database) == picture(legacy_database)
+    packed = compression.startswith("zstd")
+    assert all(packed == (path.suffix == ".zst") for path in (tmp_path / "d").glob("[0-9]*"))
+
+
+def test_zstd_dump_is_restored_by_public_tools_alone(
+    legacy_database: Target, fresh_database: Target, tmp_path: Path
+) -> None:
+    tools = find_client_tools(180000)
+    dump_database(
+        legacy_database, tmp_path / "d", tools=tools, jobs=2,
+        compression=parse_compression("zstd:1"),
+    )  # fmt: skip
+    if not shutil.which("zstd"):
+        pytest.skip("there is no zstd here")
+
+    subprocess.run(["sh", "-c", "zstd -q -d d/*.zst"], cwd=tmp_path, check=True)
+    subprocess.run(
+        [tools.path("pg_restore"), "--exit-on-error", "--dbname", fresh_database.database, "d"],
+        cwd=tmp_path, check=True, env=os.environ | fresh_database.libpq_variables(),
+    )  # fmt: skip
+
+    assert picture(fresh_database) == picture(legacy_database)
+
+
+def test_failing_pg_restore_leaves_no_thread_and_no_folder_behind(
+    fresh_database: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    with connect(fresh_database) as connection:
+        connection.cursor().execute(
+            "CREATE TABLE big AS SELECT n, md5(n::text) AS x FROM generate_series(1, 50000) AS n;"
+            "CREATE TABLE large AS SELECT * FROM big"
+        )
+    tools = find_client_tools(180000)
+    dump_database(
+        fresh_database, tmp_path / "d", tools=tools, jobs=2, compression=parse_compression("zstd")
+    )
+    before = threading.active_count()
+
+    with pytest.raises(BackupFailed, match='relation "big" already exists'):
+        restore_archive(tmp_path / "d", fresh_database, tools=tools, jobs=2)
+
+    assert threading.active_count() == before
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_damaged_file_is_never_restored_as_if_it_were_whole(
+    fresh_database: Target, tmp_path: Path
+) -> None:
+    with connect(fresh_database) as connection:
+        connection.cursor().execute(
+            "CREATE TABLE big AS SELECT md5(n::text) AS x FROM generate_series(1, 50000) AS n"
+        )
+    tools = find_client_tools(180000)
+    dump_database(
+        fresh_database, tmp_path / "d", tools=tools, jobs=1, compression=parse_compression("zstd")
+    )
+    with connect(fresh_database) as connection:
+        connection.cursor().execute("DROP TABLE big")
+    path = next((tmp_path / "d").glob("*.zst"))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+
+    with pytest.raises(BackupFailed, match=rf"{path.name} ends too early"):
+        restore_archive(tmp_path / "d", fresh_database, tools=tools, jobs=1)
 
 
 def test_failing_pg_dump_is_told_in_its_own_words(fresh_database: Target, tmp_path: Path) -> None:
@@ -91,7 +193,7 @@ def test_failing_pg_dump_is_told_in_its_own_words(fresh_database: Target, tmp_pa
         with pytest.raises(BackupFailed) as caught:
             dump_database(
                 fresh_database.with_conninfo(user="weak_dumper"), tmp_path / "d",
-                tools=find_client_tools(180000), jobs=1, level=0,
+                tools=find_client_tools(180000), jobs=1, compression=parse_compression("none"),
             )  # fmt: skip
     finally:
         with connect(fresh_database) as connection:
@@ -133,7 +235,8 @@ def test_password_is_in_the_environment_and_never_in_the_arguments(
     monkeypatch.setattr(dump.subprocess.Popen, "__init__", note)
     running: list[str] = []
     dump_database(
-        target, tmp_path / "d", tools=find_client_tools(180000), jobs=1, level=0,
+        target, tmp_path / "d", tools=find_client_tools(180000), jobs=1,
+        compression=parse_compression("none"),
         on_progress=lambda tables, size: running.extend(
             " ".join(process.cmdline()) for process in psutil.Process().children()
         ),

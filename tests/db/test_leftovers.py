@@ -15,7 +15,9 @@ import psutil
 from builders import READS_DATABASE, Script
 from playbook import preview
 from playbook.archive import list_backups, take_backup
+from playbook.compression import parse_compression
 from playbook.database import connect, fetch_value, server_info
+from playbook.dump import dump_database, find_client_tools
 from playbook.leftovers import hold_database, sweep_databases, unfinished_folder
 from playbook.sandbox import list_databases
 from playbook.targets import Target
@@ -32,11 +34,22 @@ with unfinished_folder(Path(sys.argv[1])) as folder:
 DUMPS = """
 import sys
 from pathlib import Path
+from playbook.compression import parse_compression
 from playbook.dump import dump_database, find_client_tools
 from playbook.targets import load_target
 target = load_target("sandbox").with_conninfo(**eval(sys.argv[1]))
-dump_database(target, Path(sys.argv[2]), tools=find_client_tools(180000), jobs=1, level=0)
+tools, compression = find_client_tools(180000), parse_compression("none")
+dump_database(target, Path(sys.argv[2]), tools=tools, jobs=1, compression=compression)
 """
+RESTORES = """
+import sys
+from pathlib import Path
+from playbook.dump import find_client_tools, restore_archive
+from playbook.targets import load_target
+target = load_target("sandbox").with_conninfo(**eval(sys.argv[1]))
+restore_archive(Path(sys.argv[2]), target, tools=find_client_tools(180000), jobs=2)
+"""
+WAITS = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND wait_event_type = 'Lock'"
 
 
 @contextmanager
@@ -118,16 +131,36 @@ def test_scratch_database_with_a_session_is_left_alone(fresh_database: Target) -
 
 
 def test_pg_dump_ends_when_its_caller_is_killed(legacy_database: Target, tmp_path: Path) -> None:
-    waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND wait_event_type = 'Lock'"
     with connect(legacy_database, autocommit=False) as connection, connection.cursor() as cursor:
         cursor.execute("LOCK TABLE users")
         with python(DUMPS, repr(dict(legacy_database.conninfo)), str(tmp_path / "d")) as process:
             deadline = time.monotonic() + 20
-            while not fetch_value(connection, waits, (legacy_database.database,)):
+            while not fetch_value(connection, WAITS, (legacy_database.database,)):
                 assert time.monotonic() < deadline
                 cursor.execute("SELECT pg_stat_clear_snapshot()")
             relatives = psutil.Process(process.pid).children(recursive=True)
             process.kill()
 
             assert any("pg_dump" in relative.name() for relative in relatives)
+            assert psutil.wait_procs(relatives, timeout=5)[1] == []
+
+
+def test_pg_restore_ends_when_its_caller_is_killed(
+    legacy_database: Target, fresh_database: Target, tmp_path: Path
+) -> None:
+    dump_database(
+        legacy_database, tmp_path / "d", tools=find_client_tools(180000), jobs=1,
+        compression=parse_compression("zstd"),
+    )  # fmt: skip
+    with connect(fresh_database, autocommit=False) as connection, connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE users ()")  # pg_restore waits for the end of this transaction
+        with python(RESTORES, repr(dict(fresh_database.conninfo)), str(tmp_path / "d")) as process:
+            deadline = time.monotonic() + 20
+            while not fetch_value(connection, WAITS, (fresh_database.database,)):
+                assert time.monotonic() < deadline
+                cursor.execute("SELECT pg_stat_clear_snapshot()")
+            relatives = psutil.Process(process.pid).children(recursive=True)
+            process.kill()
+
+            assert any("pg_restore" in relative.name() for relative in relatives)
             assert psutil.wait_procs(relatives, timeout=5)[1] == []

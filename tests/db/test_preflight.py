@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -522,6 +523,17 @@ def test_last_run_that_did_not_end_well_warns(
     ]  # fmt: skip
 
     assert ask(fresh_database, receipts=receipts)["last-run"].severity is severity
+
+
+def test_room_for_what_stays_but_not_for_the_plain_text_warns(
+    fresh_database: Target, tmp_path: Path
+) -> None:
+    free = shutil.disk_usage(tmp_path).free
+    server = replace(info(fresh_database), size_bytes=int(free * 1.5))
+
+    found = ask(fresh_database, server=server, backup_folder=tmp_path)
+
+    assert found["disk-room"].severity is Severity.WARN
 
 
 @pytest.mark.parametrize(

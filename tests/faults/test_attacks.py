@@ -25,6 +25,7 @@ from playbook import archive, init, rollback, upgrade
 from playbook.database import advisory_lock, connect, fetch, fetch_value, server_info
 from playbook.errors import GuardRefused, MigrationFailed, PlaybookError
 from playbook.history import CREATE_HISTORY
+from playbook.retention import plan_retention, remove_backups
 from playbook.targets import Target, load_target, redact
 from servers import PASSWORD, PrivateServer
 from steps import STEPS, WRITING, Namespace, at, go, history, picture, runs
@@ -250,7 +251,7 @@ def test_prune_leaves_the_backups_of_another_database(
         with connect(target) as connection:
             server = server_info(connection)
         taken = archive.take_backup(target, server, (), directory="backups").directory
-        archive.prune(target, server, "backups", keep=1)
+        remove_backups(plan_retention(target, server, "backups", keep=1))
         return taken
 
     other = [take("postgres")]

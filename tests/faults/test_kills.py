@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import sys
 import time
@@ -393,7 +394,7 @@ def check_status(run: Run, receipt: Receipt, case: Case, *, half: bool) -> None:
     parameters = {k: v for k, v in run.parameters.items() if k != "target"}
     outcome = go(status, parameters)
     assert isinstance(outcome, Outcome)
-    advice = [step for step in outcome.next_steps if step.startswith("WARN: It ")]
+    advice = [step for step in outcome.next_steps if re.match(r"WARN: \S+: It ", step)]
     if receipt.outcome == "succeeded":
         assert advice == []
         return

@@ -19,6 +19,7 @@ from playbook import charts, present, records
 from playbook.records import (
     Applied,
     BackupManifest,
+    Backups,
     Banner,
     Blocker,
     Checks,
@@ -43,6 +44,7 @@ from playbook.records import (
     PlanStep,
     Receipt,
     Restored,
+    Retention,
     Revision,
     RevisionGraph,
     Salvage,
@@ -66,10 +68,10 @@ START = datetime(2026, 11, 23, 8, 0, 0, tzinfo=UTC)
 RUN = Path("/home/secret-user/project/runs/20261123T080000Z-upgrade-sandbox")
 PARTS = {
     "Blocker", "Changes", "ColumnFact", "ColumnSequence", "ColumnSnapshot", "ConstraintFact",
-    "DataCheckResult", "Difference", "Finding", "ForeignKey", "Hazard", "InvalidIndex", "Known",
-    "LateRows", "LogEntry", "LossItem", "Orphans", "PlanStep", "Receipt", "Revision",
-    "SalvagedFile", "SequenceBehind", "ServerInfo", "Severity", "StepResult", "TableSize",
-    "TableSnapshot", "TableStorage", "UnvalidatedConstraint", "WayBack",
+    "DataCheckResult", "Difference", "DumpProgress", "Finding", "ForeignKey", "Hazard",
+    "InvalidIndex", "Known", "LateRows", "LogEntry", "LossItem", "Orphans", "PlanStep", "Receipt",
+    "Revision", "SalvagedFile", "SequenceBehind", "ServerInfo", "Severity", "StepResult",
+    "TableSize", "TableSnapshot", "TableStorage", "UnvalidatedConstraint", "WayBack",
 }  # fmt: skip
 """Records that are shown only within others, or by nobody."""
 
@@ -127,6 +129,27 @@ RECEIPT = Receipt(
     revision_files=(("0004_index", SHA),), message="All is well.", directory=RUN,
 )  # fmt: skip
 
+BACKUP = BackupManifest(
+    format_version=1,
+    target="sandbox",
+    database="sandbox",
+    server_version="18.4",
+    system_identifier="7581",
+    revisions=("0003_chunks",),
+    started_at="2026-11-23T07:59:00+00:00",
+    finished_at="2026-11-23T07:59:02+00:00",
+    duration_s=2.1,
+    user="ana",
+    host="laptop",
+    compression="gzip:1",
+    jobs=2,
+    pg_dump_version="18.4",
+    restore_command="pg_restore --dbname NEW .",
+    files=(("dump/toc.dat", 5_242_880, SHA),),
+    rows=(("app.users", 12_345), ("rag.chunks", 98_765)),
+    verified="archive",
+    directory=Path("/home/secret-user/p/backups/20261123T075900Z-sandbox"),
+)
 SAMPLES: dict[str, Any] = {
     "Banner": Banner(
         runbook="upgrade", target="sandbox", label="sandbox database 'sandbox'", kind="sandbox",
@@ -198,16 +221,9 @@ SAMPLES: dict[str, Any] = {
         SalvagedFile("rag.chunks", ("id", "title"), 98_700, RUN / "salvage" / "rag.chunks.csv.gz",
                      1_258_291, SHA),
     )),
-    "BackupManifest": BackupManifest(
-        format_version=1, target="sandbox", database="sandbox", server_version="18.4",
-        system_identifier="7581", revisions=("0003_chunks",),
-        started_at="2026-11-23T07:59:00+00:00", finished_at="2026-11-23T07:59:02+00:00",
-        duration_s=2.1, user="ana", host="laptop", compression="gzip:1", jobs=2,
-        pg_dump_version="18.4", restore_command="pg_restore --dbname NEW .",
-        files=(("dump/toc.dat", 5_242_880, SHA),),
-        rows=(("app.users", 12_345), ("rag.chunks", 98_765)),
-        verified="archive", directory=Path("/home/secret-user/p/backups/20261123T075900Z-sandbox"),
-    ),
+    "BackupManifest": BACKUP,
+    "Backups": Backups(((BACKUP, 7_260.0),)),
+    "Retention": Retention(1, (BACKUP,), ((BACKUP, "among the 1 newest"),)),
     "Snapshot": Snapshot("sandbox", "2026-11-23T08:00:00Z", ("0003_chunks",), (
         TableSnapshot("app", "users", 12_345, (ColumnSnapshot("id", "bigint", True, 12_345, "1"),)),
     )),

@@ -72,6 +72,16 @@ def test_way_back_and_backup_are_offered_where_something_was_done() -> None:
     assert len(ways_out(replace(failed, done=2, began_at=()))) == 2
 
 
+@pytest.mark.parametrize(
+    ("measured", "said"),
+    [(7.3, "(7 s, measured when it was proven by a restore)"), (0.4, "(a second or two)")],
+)
+def test_measured_restore_is_told_instead_of_an_estimate(measured: float, said: str) -> None:
+    backup = replace(BACKUP, restore_s=measured)
+
+    assert said in ways_out(replace(PLAIN, sqlstate="23505", done=1, backup=backup))[-1]
+
+
 def test_rollback_that_failed_can_go_forward() -> None:
     assert ways_out(replace(PLAIN, runbook="rollback", began_at=("b2", "c3")))[1] == (
         "go forward with `upgrade` -r target b2, c3"
