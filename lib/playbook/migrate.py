@@ -183,6 +183,7 @@ class Alembic:
             unknown=tuple(r for r in where["current"] if r not in known),
             version_table=where.get("version_table", "alembic_version"),
             version_table_schema=where.get("version_table_schema", ""),
+            search_path=tuple(where.get("search_path", ())),
             script_directory=files["directory"],
         )
 

@@ -110,7 +110,13 @@ def find_loss(run: Run[Parameters]) -> Loss:
 
 
 def _count_loss(run: Run[Parameters], plan: Plan, limit: str = "") -> Loss:
-    return count_loss(run.target, plan, version_table=run.version_table, limit=limit)
+    return count_loss(
+        run.target,
+        plan,
+        version_table=run.version_table,
+        limit=limit,
+        path=run.graph.search_path,
+    )
 
 
 def write_files(run: Run[Parameters]) -> Note:

@@ -145,6 +145,8 @@ class RevisionGraph:
     unknown: tuple[str, ...] = ()
     version_table: str = "alembic_version"
     version_table_schema: str = ""
+    search_path: tuple[str, ...] = ()
+    """The schemas in which env.py's session looks for a name without one; empty: not known."""
     script_directory: str = ""
     marks: tuple[tuple[str, str], ...] = ()
     """(revision, ``failed``, ``interrupted``, ``edited``, ``out of order`` or ``missing``), told

@@ -168,7 +168,13 @@ def find_loss(run: Run[Parameters]) -> Loss:
 
 def _count_loss(run: Run[Parameters], plan: Plan) -> Loss:
     since = ways_back.applied_in(_runs_here(run), plan)
-    return salvage.find_loss(run.target, plan, version_table=run.version_table, since=since)
+    return salvage.find_loss(
+        run.target,
+        plan,
+        version_table=run.version_table,
+        since=since,
+        path=run.graph.search_path,
+    )
 
 
 def _runs_here(run: Run[Parameters]) -> list[Receipt]:
@@ -305,8 +311,9 @@ def _check_loss(run: Run[Parameters], plan: Plan) -> None:
 def _undo(run: Run[Parameters], plan: Plan, check_lock: Callable[[], None]) -> Applied:
     """Run the downgrades; each saves the rows that came since the salvage before it drops them."""
     late = salvage.late_rows(
-        run.target, plan, run.require("loss", Loss), run.taken("salvage", Salvage)
-    )
+        run.target, plan, run.require("loss", Loss), run.taken("salvage", Salvage),
+        path=run.graph.search_path,
+    )  # fmt: skip
     saved = late.salvage
     if saved:
         run.keep("salvage", saved)

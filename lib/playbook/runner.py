@@ -72,6 +72,7 @@ VERSION_TABLE_SCHEMA = (
     "current_schema())::text"
 )
 """By env.py's own search path, which may be another than the playbook's sessions have."""
+SEARCH_PATH = "SELECT current_schemas(false)::text[]"
 IDLE = 0
 """libpq's PQTRANS_IDLE: no transaction is open."""
 LIMITS = ("lock_timeout", "statement_timeout")
@@ -421,6 +422,7 @@ class Runner:
                 current=list(heads),
                 version_table=context.version_table,
                 version_table_schema=context.version_table_schema or schema_seen(context),
+                search_path=path_seen(context),
             )
             return []
 
@@ -604,6 +606,12 @@ def schema_seen(context: MigrationContext) -> str:
     name = {"name": context.version_table}
     found = connection.execute(sqlalchemy.text(VERSION_TABLE_SCHEMA), name).scalar()
     return str(found) if found and found != "public" else ""
+
+
+def path_seen(context: MigrationContext) -> list[str]:
+    """Return the schemas in which env.py's session looks for a name without one."""
+    connection: Any = context.connection
+    return list(connection.execute(sqlalchemy.text(SEARCH_PATH)).scalar() or ())
 
 
 def append_rows(path: str, rows: Iterable[tuple[Any, ...]]) -> None:

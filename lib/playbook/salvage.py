@@ -58,6 +58,7 @@ def find_loss(
     version_table: str,
     since: Mapping[str, int] | None = None,
     limit: str = "",
+    path: Sequence[str] = (),
 ) -> Loss:
     """Return what a plan drops that exists now, with its rows; tables first.
 
@@ -67,6 +68,7 @@ def find_loss(
             rows written after it are counted apart.
         limit: how long each count may take, as statement_timeout, and then how long it may wait
             where somebody holds the table (2 s); "" leaves both as they are.
+        path: the schemas of env.py's search path; empty: as this session has it.
 
     Raises:
         StatementTimeout: a count took longer than ``limit``.
@@ -77,7 +79,7 @@ def find_loss(
         oldest = fetch_value(connection, OLDEST_IN_PROGRESS)
         existing = _existing(connection)
         existing.pop(version_table, None)
-        views = _views(connection, plan, existing)
+        views = _views(connection, plan, existing, path)
         items = _loss_items(connection, views, existing, since or {})
         return Loss(tuple(items), xid=oldest, untold=_untold(plan, views))
 
@@ -87,9 +89,11 @@ def _existing(connection: Connection) -> TableColumns:
     return {**partition_columns(connection), **table_columns(connection)}
 
 
-def _views(connection: Connection, plan: Plan, existing: TableColumns) -> list[StepView]:
+def _views(
+    connection: Connection, plan: Plan, existing: TableColumns, path: Sequence[str]
+) -> list[StepView]:
     names = {table: [column for column, *_ in columns] for table, columns in existing.items()}
-    return list(follow(plan.steps, names, search_path(connection)))
+    return list(follow(plan.steps, names, path or search_path(connection)))
 
 
 def _untold(plan: Plan, views: Sequence[StepView]) -> tuple[str, ...]:
@@ -196,7 +200,9 @@ class Late:
     too_large: tuple[str, ...]
 
 
-def late_rows(target: Target, plan: Plan, loss: Loss, salvage: Salvage | None) -> Late:
+def late_rows(
+    target: Target, plan: Plan, loss: Loss, salvage: Salvage | None, *, path: Sequence[str] = ()
+) -> Late:
     """Return how each revision saves the rows that came after the salvage.
 
     The first revision that destroys something of a table appends to its file. Of a later one the
@@ -204,10 +210,11 @@ def late_rows(target: Target, plan: Plan, loss: Loss, salvage: Salvage | None) -
 
     Args:
         salvage: None if nothing was salvaged, as there were no rows: any row is late then.
+        path: the schemas of env.py's search path; empty: as this session has it.
     """
     with connect(target, read_only=True) as connection:
         existing = _existing(connection)
-        views = _views(connection, plan, existing)
+        views = _views(connection, plan, existing, path)
         lossy = _selections(loss, existing)
         large = tuple(t for t in lossy if stored_bytes(connection, t) > SECOND_LOOK_BYTES)
         xid = salvage.xid if salvage else loss.xid

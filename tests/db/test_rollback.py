@@ -209,8 +209,8 @@ def test_first_row_of_an_empty_table_that_comes_late_stops_the_downgrade(
     namespace = small({"a1": TABLE, "b2": SECOND}, to="head")
     real = rollback.salvage.late_rows
 
-    def late_rows(*arguments: Any) -> Any:  # after all that could have seen the row
-        found = real(*arguments)
+    def late_rows(*arguments: Any, **options: Any) -> Any:  # after all that could have seen the row
+        found = real(*arguments, **options)
         sql(fresh_database, "INSERT INTO b VALUES (1)")
         return found
 
@@ -497,3 +497,36 @@ def test_what_came_since_is_known_from_the_history_of_a_run_elsewhere(
     sql(fresh_database, "UPDATE playbook.history SET database_oid = 1")  # of a copied database
     run = go(rollback, namespace, before="write_salvage")
     assert run.require("loss", Loss).items == (LossItem("public.a", "note", 1, (), -1),)
+
+
+OWN_PATH = """
+from alembic import context
+from sqlalchemy import NullPool, create_engine, text
+url = context.config.get_main_option("sqlalchemy.url")
+with create_engine(url, poolclass=NullPool).connect() as connection:
+    connection.execute(text("SET search_path TO app"))
+    connection.commit()
+    context.configure(connection=connection)
+    with context.begin_transaction():
+        context.run_migrations()
+"""
+
+
+def test_rows_in_the_schema_that_env_py_s_search_path_names_are_saved_down_to_the_last(
+    small: Small, fresh_database: Target
+) -> None:
+    sql(fresh_database, "CREATE SCHEMA app")
+    scripts = {
+        "a1": Script(execute("CREATE TABLE a (id int PRIMARY KEY)")),
+        "b2": Script(execute("ALTER TABLE a ADD n text"), execute("ALTER TABLE a DROP n")),
+    }
+    namespace = small(scripts, to="head", env=OWN_PATH)
+    sql(fresh_database, "CREATE TABLE public.a (id int PRIMARY KEY, n text)")
+    sql(fresh_database, "INSERT INTO app.a VALUES (1, 'precious')")
+    late = "INSERT INTO app.a VALUES (2, 'late')"
+
+    go(rollback, namespace, meanwhile={"run_rollback": lambda: sql(fresh_database, late)})
+
+    (file,) = Path(namespace["alembic_ini"]).parent.glob("runs/*rollback*/salvage/*.csv")
+    assert "precious" in file.read_text("utf-8")
+    assert "late" in file.read_text("utf-8")
