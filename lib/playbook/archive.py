@@ -392,7 +392,9 @@ def _check_restore(manifest: BackupManifest, target: Target, tools: ClientTools)
             begun = time.monotonic()
             restore_archive(manifest.directory / DUMP, scratch, tools=tools, jobs=manifest.jobs)
             took = time.monotonic() - begun
-            with connect(scratch, read_only=True, settings=TEXT_FORMS) as connection:
+            with connect(
+                scratch, read_only=True, autocommit=False, settings=TEXT_FORMS
+            ) as connection:
                 restored = read_contents(connection)
         finally:
             cursor.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(name))
