@@ -22,7 +22,7 @@ from playbook.catalog import HISTORY_SCHEMA
 from playbook.chain import change, find_tampering, seal
 from playbook.database import connect, fetch, fetch_value
 from playbook.errors import PlaybookError
-from playbook.present import count
+from playbook.formats import count
 from playbook.receipts import to_step
 from playbook.records import Finding, History, LogEntry, Receipt, Severity
 from playbook.targets import Target

@@ -15,10 +15,10 @@ from playbook.catalog import droppable_schemas, table_names, table_sizes
 from playbook.database import advisory_lock, connect, identifier
 from playbook.errors import GuardRefused, MigrationFailed, SettingsError
 from playbook.execution import execute, save_backup
+from playbook.formats import count
 from playbook.journal import Run
 from playbook.parameters import Common
 from playbook.plan import build_plan
-from playbook.present import count
 from playbook.records import (
     Applied,
     BackupManifest,

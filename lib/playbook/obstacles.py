@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from psycopg2.extensions import connection as Connection
 
 from playbook import catalog
+from playbook.formats import seconds
 from playbook.needs import concurrent_locks
-from playbook.present import seconds
 from playbook.records import Blocker, Finding, Severity
 
 __all__ = ["find_obstacles"]

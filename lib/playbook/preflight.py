@@ -22,9 +22,9 @@ from playbook.catalog import (
     unvalidated_constraints,
 )
 from playbook.database import connect, lock_holder, settings_stick
+from playbook.formats import count, moment
 from playbook.hazards import names_of, way_out
 from playbook.obstacles import find_obstacles
-from playbook.present import count, moment
 from playbook.privileges import find_history_rights, find_privileges, find_row_security
 from playbook.records import (
     Backups,

@@ -11,11 +11,11 @@ from typing import Any
 from playbook.catalog import table_sizes
 from playbook.database import connect
 from playbook.errors import LockNotAcquired, MigrationFailed, StatementTimeout
+from playbook.formats import count
 from playbook.hazards import names_of, way_out
 from playbook.journal import Run
 from playbook.parameters import Common, one_of
 from playbook.plan import METHODS, build_plan, reverse_sql, weigh_hazards
-from playbook.present import count
 from playbook.probes import COUNT_LIMIT
 from playbook.records import Banner, Hazards, Loss, Note, Outcome, Plan, RevisionGraph, TableSizes
 from playbook.revisions import check_target, direction_of, join

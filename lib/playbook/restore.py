@@ -14,11 +14,12 @@ from playbook.database_swap import database_oids, sessions_on, swap, way_back, w
 from playbook.dump import WITHOUT_OWNERS, find_client_tools
 from playbook.errors import BackupFailed, GuardRefused, SettingsError, VerifyFailed
 from playbook.fingerprints import form_of
+from playbook.formats import count
 from playbook.journal import Run, protected_as_its_twin
 from playbook.new_database import check_name, exists, maintenance_target, stamped_name
 from playbook.parameters import Common
 from playbook.preflight import Question
-from playbook.present import count, progress
+from playbook.present import progress
 from playbook.receipts import known_receipts
 from playbook.records import (
     BackupManifest,

@@ -18,9 +18,9 @@ from playbook.archive_contents import Contents
 from playbook.database import connect, fetch, fetch_value, lock_holder
 from playbook.database_swap import logical_slots, sessions_on
 from playbook.dump import ClientTools
+from playbook.formats import count, moment
 from playbook.new_database import unfinished
 from playbook.preflight import Question, check
-from playbook.present import count, moment
 from playbook.records import BackupManifest, Checks, Finding, Receipt, ServerInfo, Severity
 from playbook.revisions import join
 from playbook.targets import Target

@@ -20,8 +20,8 @@ from playbook.catalog import relation_exists, table_names
 from playbook.database import connect, fetch, fetch_value, map_driver_errors
 from playbook.dump import REPORT_S, WITHOUT_OWNERS, ClientTools, restore_archive
 from playbook.errors import GuardRefused, PlaybookError, RestoreFailed
+from playbook.formats import count, seconds
 from playbook.new_database import create, drop, finish, read_like, unfinished
-from playbook.present import count, seconds
 from playbook.records import (
     BackupManifest,
     Receipt,

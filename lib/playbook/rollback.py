@@ -21,11 +21,12 @@ from playbook.execution import (
     save_before_snapshot,
     unread,
 )
+from playbook.formats import count
 from playbook.journal import Run
 from playbook.parameters import Common, one_of
 from playbook.plan import build_plan
 from playbook.preflight import Question, check
-from playbook.present import count, note
+from playbook.present import note
 from playbook.receipts import known_receipts
 from playbook.records import (
     Applied,

@@ -13,7 +13,7 @@ from playbook.catalog import table_sizes
 from playbook.database import fetch
 from playbook.dump import find_client_tools
 from playbook.errors import BackupFailed
-from playbook.present import bytes_text
+from playbook.formats import bytes_text
 from playbook.records import Finding, ServerInfo, Severity
 
 __all__ = ["backup_room", "find_client", "server_room"]

@@ -11,14 +11,15 @@ from playbook.catalog import table_sizes
 from playbook.charts import Chart
 from playbook.database import connect, lock_holder
 from playbook.execution import BACKUPS
+from playbook.formats import count
 from playbook.history import check_history
 from playbook.journal import Run
 from playbook.manifests import known_backups
 from playbook.marks import advice, edited_revisions, mark_revisions
 from playbook.parameters import Common
 from playbook.preflight import Question, check
-from playbook.present import count, durations_chart
 from playbook.receipts import known_receipts
+from playbook.record_charts import durations_chart
 from playbook.records import (
     Backups,
     Banner,

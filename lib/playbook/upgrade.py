@@ -23,6 +23,7 @@ from playbook.execution import (
     save_before_snapshot,
     unread,
 )
+from playbook.formats import count
 from playbook.history import read_history
 from playbook.journal import Run
 from playbook.manifests import known_backups
@@ -30,7 +31,7 @@ from playbook.marks import edited_revisions
 from playbook.parameters import Common, one_of
 from playbook.plan import build_plan, read_plan_hash, weigh_hazards
 from playbook.preflight import Question, check
-from playbook.present import count, show
+from playbook.present import show
 from playbook.receipts import known_receipts
 from playbook.records import (
     Applied,

@@ -11,8 +11,9 @@ from playbook.charts import Chart
 from playbook.errors import SettingsError, VerifyFailed
 from playbook.journal import Run
 from playbook.parameters import Common
-from playbook.present import rows_chart, show
+from playbook.present import show
 from playbook.receipts import known_receipts, read_receipt
+from playbook.record_charts import rows_chart
 from playbook.records import (
     Banner,
     Comparison,

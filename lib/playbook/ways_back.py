@@ -14,7 +14,7 @@ from playbook.archive import list_backups
 from playbook.catalog import table_names
 from playbook.database import connect
 from playbook.errors import StatementTimeout
-from playbook.present import count, moment, seconds, short_path
+from playbook.formats import count, moment, seconds, short_path
 from playbook.records import (
     BackupManifest,
     Loss,

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
-from playbook import charts, present, records
+from playbook import charts, formats, present, record_charts, records
 from playbook.records import (
     Applied,
     BackupManifest,
@@ -366,7 +366,7 @@ def test_html_closes_what_it_opens(name: str) -> None:
      (3598, "1.0 h"), (5400, "1.5 h")],
 )  # fmt: skip
 def test_duration_is_written_with_the_unit_that_fits(value: float, text: str) -> None:
-    assert present.seconds(value) == text
+    assert formats.seconds(value) == text
 
 
 @pytest.mark.parametrize(
@@ -375,11 +375,11 @@ def test_duration_is_written_with_the_unit_that_fits(value: float, text: str) ->
      (1024**2 - 1, "1 MB"), (1024**3, "1 GB"), (5 * 1024**5, "5120 TB")],
 )  # fmt: skip
 def test_size_is_written_in_powers_of_1024(size: int, text: str) -> None:
-    assert present.bytes_text(size) == text
+    assert formats.bytes_text(size) == text
 
 
 def test_count_has_thousands_separators_and_a_fitting_noun() -> None:
-    texts = [present.count(12_345), *(present.count(n, "row") for n in (0, 1, 1_000))]
+    texts = [formats.count(12_345), *(formats.count(n, "row") for n in (0, 1, 1_000))]
 
     assert texts == ["12,345", "no rows", "1 row", "1,000 rows"]
 
@@ -390,7 +390,7 @@ def test_count_has_thousands_separators_and_a_fitting_noun() -> None:
      ("", ""), ("yesterday", "yesterday")],
 )  # fmt: skip
 def test_moment_is_written_in_utc(value: datetime | str, text: str) -> None:
-    assert present.moment(value) == text
+    assert formats.moment(value) == text
 
 
 @pytest.mark.parametrize(
@@ -405,7 +405,7 @@ def test_moment_is_written_in_utc(value: datetime | str, text: str) -> None:
     ],
 )
 def test_short_path_keeps_what_tells_the_file(path: str, text: str) -> None:
-    assert present.short_path(path) == text
+    assert formats.short_path(path) == text
 
 
 def test_banner_of_a_protected_target_is_red_and_says_so() -> None:
@@ -610,7 +610,7 @@ def test_progress_and_notes_are_lines_of_their_own(capsys: pytest.CaptureFixture
 
 
 def test_chart_of_rows_is_a_picture_with_its_facts_as_text() -> None:
-    data, metadata = present.rows_chart(SAMPLES["Comparison"])._repr_mimebundle_()
+    data, metadata = record_charts.rows_chart(SAMPLES["Comparison"])._repr_mimebundle_()
 
     assert sorted(data) == ["image/png", "text/plain"]
     assert metadata["image/png"]["width"] > 0
@@ -621,9 +621,9 @@ def test_chart_of_rows_is_a_picture_with_its_facts_as_text() -> None:
 def test_chart_of_many_tables_sums_up_the_rest_and_loses_no_row() -> None:
     many = tuple(Difference(f"s.t{n:03}", "", "intact", n, n) for n in range(300))
 
-    text = present.rows_chart(Comparison("then", "now", many)).text
+    text = record_charts.rows_chart(Comparison("then", "now", many)).text
 
-    assert len(text.splitlines()) == 1 + present.CHARTED_TABLES
+    assert len(text.splitlines()) == 1 + record_charts.CHARTED_TABLES
     assert "276 other tables" in text
     assert f"{sum(range(276)):,} -> {sum(range(276)):,}" in text
 
@@ -632,17 +632,21 @@ def test_chart_of_names_without_a_glyph_or_with_a_formula_is_drawn_without_a_war
     names = ("s.文書", "s.$x_{", "s." + "long_" * 40)
     tables = tuple(Difference(name, "", "intact", 1, 10_000_000) for name in names)
 
-    assert present.rows_chart(Comparison("then", "now", tables)).png
+    assert record_charts.rows_chart(Comparison("then", "now", tables)).png
 
 
 def test_chart_of_durations_leaves_out_runs_that_did_not_end() -> None:
-    text = present.durations_chart(SAMPLES["History"]).text
+    text = record_charts.durations_chart(SAMPLES["History"]).text
 
     assert text.splitlines()[1:] == ["  2026-11-23 08:00 upgrade  4.2 min, succeeded"]
 
 
 @pytest.mark.parametrize(
-    "chart", [present.rows_chart(Comparison("a", "b", ())), present.durations_chart(History(()))]
+    "chart",
+    [
+        record_charts.rows_chart(Comparison("a", "b", ())),
+        record_charts.durations_chart(History(())),
+    ],
 )
 def test_chart_of_nothing_is_a_sentence(chart: charts.Chart) -> None:
     data, _ = chart._repr_mimebundle_()
@@ -652,7 +656,7 @@ def test_chart_of_nothing_is_a_sentence(chart: charts.Chart) -> None:
 
 
 def test_equal_comparisons_give_equal_pictures() -> None:
-    first, second = (present.rows_chart(SAMPLES["Comparison"]).png for _ in range(2))
+    first, second = (record_charts.rows_chart(SAMPLES["Comparison"]).png for _ in range(2))
 
     assert first == second
 
