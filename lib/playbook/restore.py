@@ -372,7 +372,8 @@ def run_swap(run: Run[Parameters]) -> Note:
         _check_alone(run, restored, kept)
         with connect(place.maintenance, read_only=True) as connection:
             new = database_oids(connection, restored.database)[restored.database]
-        run.note("swap begins", swap={"live": live, "restored": restored.database, "kept": kept})
+        names = {"live": live, "restored": restored.database, "kept": kept}
+        run.note("swap begins", swap={**names, "oid": new})
         ended = swap(
             place.maintenance,
             live,
