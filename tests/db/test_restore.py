@@ -712,7 +712,7 @@ KILLED = """
 import sys
 from playbook import restore
 namespace = dict(zip(("database", "alembic_ini", "into"), sys.argv[1:4]))
-from playbook import sandbox, restore_steps
+from playbook import sandbox, restore_steps, swap_steps
 from pathlib import Path
 sandbox.sandbox_folder = lambda project: Path(sys.argv[4])
 def stop(*arguments, **options):
@@ -788,7 +788,7 @@ SWAPPED_THEN_KILLED = (
 restore_steps.restore_archive = stop
 """,
         """
-restore._record_swap = stop
+swap_steps._record = stop
 """,
     )
     .replace(
@@ -902,6 +902,18 @@ def test_values_are_compared_too_where_the_manifest_has_their_fingerprints(shop:
     after = restore_steps.snapshot_like(live, before, ())
     changed = compare(before, after, names=("a", "b")).differences
     assert {d.table for d in changed if d.kind != "intact"} == {"public.a"}
+
+
+def test_manifest_of_fingerprints_of_another_form_says_that_rows_are_only_counted(
+    shop: Shop,
+) -> None:
+    _, live, manifest = shop
+    before = restore_steps.manifest_snapshot(manifest, (), form=manifest.form + 1)
+
+    found = compare(before, restore_steps.snapshot_like(live, before, ()), names=("a", "b"))
+
+    assert {d.detail for d in found.differences} == {"rows counted, values not compared"}
+    assert {d.kind for d in found.differences} == {"intact"}
 
 
 def test_backup_goes_to_another_server(
