@@ -10,7 +10,7 @@ __all__ = ["encrypted_pdf", "pdf"]
 
 
 def pdf(*pages: str, title: str = "") -> bytes:
-    """Return a PDF with a page of Helvetica per text, one line per line; ASCII without parentheses."""
+    """Return a PDF with a page per text, line by line; ASCII without parentheses."""
     kids = " ".join(f"{4 + 2 * n} 0 R" for n in range(len(pages)))
     objects = [
         "<< /Type /Catalog /Pages 2 0 R >>",

@@ -105,8 +105,8 @@ class Fate:
 
     document: Document
     added: bool
-    duplicate_of: str = ""
-    """The URI of the document with the same text."""
+    duplicate_of: str | None = None
+    """The URI of the document with the same text, "" if that has none; None: it is no duplicate."""
     replaced: tuple[int, ...] = ()
     """Ids of the older versions that were taken out for it."""
 
@@ -240,7 +240,7 @@ class Writer:
                 continue
             same = taken.get(document.content_sha256)
             replaced = tuple(id_ for id_, _ in older.get(document.path, ()))
-            fates.append(Fate(document, same is None, same or "", replaced))
+            fates.append(Fate(document, same is None, same, replaced))
             taken.setdefault(document.content_sha256, uri(document.path))
         return fates
 

@@ -212,9 +212,10 @@ def _note_fate(fate: Fate, folder: Path, reports: Reports, tally: _Tally) -> Non
     if fate.added:
         tally.documents += 1
         tally.chunks += len(document.chunks)
-    elif fate.duplicate_of:
+    elif fate.duplicate_of is not None:
         tally.duplicates += 1
-        reports.add(name, "duplicate", f"has the same text as {_name_of(fate, folder)}")
+        original = _name_of(fate.duplicate_of, folder)
+        reports.add(name, "duplicate", f"has the same text as {original}")
     else:
         tally.unchanged += 1
     if fate.replaced:
@@ -223,11 +224,11 @@ def _note_fate(fate: Fate, folder: Path, reports: Reports, tally: _Tally) -> Non
         reports.add(name, "imported", "; ".join(document.remarks))
 
 
-def _name_of(fate: Fate, folder: Path) -> str:
+def _name_of(uri: str, folder: Path) -> str:
     """Return the name of the file with the same text, within the folder if it lies there."""
-    parts = urlsplit(fate.duplicate_of)
+    parts = urlsplit(uri)
     if parts.scheme != "file":
-        return fate.duplicate_of or "a document without an address"
+        return uri or "a document that came from no file"
     path = Path(unquote(parts.path))
     return relative_name(str(path), folder) if path.is_relative_to(folder) else path.name
 
