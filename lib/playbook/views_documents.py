@@ -44,7 +44,7 @@ def _reports(reports: FileReports) -> View:
 
 
 def _report(report: FileReport) -> tuple[Pill, Code, str]:
-    return Pill(report.fate, _FATES[report.fate]), Code(report.name), report.reason
+    return Pill(report.fate, _FATES.get(report.fate, "quiet")), Code(report.name), report.reason
 
 
 def _imported(done: Imported) -> View:

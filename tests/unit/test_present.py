@@ -69,10 +69,11 @@ START = datetime(2026, 11, 23, 8, 0, 0, tzinfo=UTC)
 RUN = Path("/home/secret-user/project/runs/20261123T080000Z-upgrade-sandbox")
 PARTS = {
     "Blocker", "Changes", "ColumnFact", "ColumnSequence", "ColumnSnapshot", "ConstraintFact",
-    "DataCheckResult", "Difference", "DumpProgress", "FileReport", "Finding", "ForeignKey", "Hazard",
-    "InvalidIndex", "Known", "LateRows", "LogEntry", "LossItem", "Orphans", "PlanStep", "Receipt",
-    "Revision", "SalvagedFile", "SequenceBehind", "ServerInfo", "Severity", "StepResult",
-    "TableSize", "TableSnapshot", "TableStorage", "UnvalidatedConstraint", "WayBack",
+    "DataCheckResult", "Difference", "DumpProgress", "FileReport", "Finding", "ForeignKey",
+    "Hazard", "InvalidIndex", "Known", "LateRows", "LogEntry", "LossItem", "Orphans", "PlanStep",
+    "Receipt", "Revision", "SalvagedFile", "SequenceBehind", "ServerInfo", "Severity",
+    "StepResult", "TableSize", "TableSnapshot", "TableStorage", "UnvalidatedConstraint",
+    "WayBack",
 }  # fmt: skip
 """Records that are shown only within others, or by nobody."""
 
