@@ -24,7 +24,7 @@ import pytest
 from documents import encrypted_pdf, pdf
 from playbook import sandbox
 from playbook.database import advisory_lock, connect, fetch, fetch_value, lock_holder
-from playbook.documents import FileReports, Imported
+from playbook.documents import FileReports, FolderSurvey, Imported
 from playbook.errors import GuardRefused, MigrationStopped, SettingsError, TargetBusy, VerifyFailed
 from playbook.postgres_files import client_directory
 from playbook.receipts import read_receipt
@@ -502,20 +502,38 @@ def test_memory_does_not_grow_with_what_was_found(tmp_path: Path) -> None:
     assert len((tmp_path / "files.csv").read_text().splitlines()) == 5001
 
 
+def test_progress_tells_how_far_it_has_come_and_what_is_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = iter([1.0, 10.0, 11.0])
+    monkeypatch.setattr(importing.time, "monotonic", lambda: next(clock))
+    expected = FolderSurvey("manuals", (("text/plain", 400, 4 << 20),))
+    lines: list[str] = []
+
+    tally = importing._Tally(begun=0.0, told=0.0)
+    tally.files, tally.size_bytes, tally.documents, tally.chunks = 100, 1 << 20, 90, 2000
+    for _ in range(3):
+        importing._tell(tally, expected, lines.append)
+
+    assert lines == [
+        "100 of 400 files, 1 MB of 4 MB: 90 documents, 2,000 chunks, about 30.00 s left"
+    ]
+
+
 # ---- Refusals ------------------------------------------------------------------------------------
 
 
 def test_a_database_without_the_tables_is_refused_with_the_way_to_them(
-    legacy_database: Target, folder: Path, tmp_path: Path
+    fresh_database: Target, folder: Path, tmp_path: Path
 ) -> None:
-    before = picture(legacy_database)
+    before = picture(fresh_database)
     with pytest.raises(GuardRefused) as refused:
-        take({"database": legacy_database.name, "documents": str(folder),
+        take({"database": fresh_database.name, "documents": str(folder),
               "output_dir": str(tmp_path / "runs")})  # fmt: skip
 
-    assert "is at 000_baseline" in str(refused.value)
+    assert "it lacks users, rag_corpora" in str(refused.value)
     assert "upgrade.ipynb" in str(refused.value)
-    assert picture(legacy_database) == before
+    assert picture(fresh_database) == before
 
 
 @pytest.mark.parametrize(
