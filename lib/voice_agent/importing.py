@@ -154,6 +154,8 @@ def import_folder(
             _note_fate(fate, folder, reports, tally)
         done(_imported(writer, tally))
         _tell(tally, expected, on_progress)
+    # At least once: whether a short run passes a pause between two lines is chance.
+    _tell(tally, expected, on_progress, every_s=0.0)
     return _imported(writer, tally)
 
 
@@ -249,10 +251,16 @@ def _imported(writer: Writer, tally: _Tally) -> Imported:
     )
 
 
-def _tell(tally: _Tally, expected: FolderSurvey, on_progress: Callable[[str], None]) -> None:
+def _tell(
+    tally: _Tally,
+    expected: FolderSurvey,
+    on_progress: Callable[[str], None],
+    *,
+    every_s: float = PROGRESS_EVERY_S,
+) -> None:
     """Say how far the import has come, and about how long it still takes, now and then."""
     now = time.monotonic()
-    if now - tally.told < PROGRESS_EVERY_S:
+    if now - tally.told < every_s:
         return
     tally.told = now
     share = tally.size_bytes / expected.size_bytes if expected.size_bytes else 0.0

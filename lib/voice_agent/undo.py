@@ -18,6 +18,7 @@ from voice_agent.corpora import Corpus
 __all__ = ["Undo"]
 
 SCRIPT = "undo.sql"
+QUOTE = '"'
 TABLES = {"rag_documents": "id", "rag_chunks": "document_id"}
 """The tables, parents first, with the column that holds a document's id."""
 COLUMNS = """
@@ -106,7 +107,7 @@ class Undo:
         for table, columns in self._columns.items():
             text += PUT_BACK.format(
                 table=table,
-                columns=", ".join(f'"{name}"' for name in columns),
+                columns=", ".join(f'"{name.replace(QUOTE, 2 * QUOTE)}"' for name in columns),
                 file=self._file(table).name,
                 parent=PARENTS[table],
             )
