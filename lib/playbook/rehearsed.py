@@ -24,6 +24,7 @@ __all__ = [
     "find_rehearsal",
     "known_rehearsals",
     "judge_rehearsal",
+    "last_rehearsal",
     "with_expected",
     "with_rehearsal",
     "write_rehearsal",
@@ -73,6 +74,20 @@ def _read(path: Path) -> Rehearsal | None:
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def last_rehearsal(target: Target, server: ServerInfo, output_dir: str) -> list[str]:
+    """Return a sentence on the last rehearsal of a database; none where there was none."""
+    known = known_rehearsals(target, server, output_dir)[:1]
+    return [
+        f"The last rehearsal, of {moment(one.finished_at)}, led to {', '.join(one.to_revisions)} "
+        + (
+            f"and passed: expected {seconds(sum(took for _, took in one.expected_s))}."
+            if one.passed
+            else f"and did not pass: {', '.join(one.problems)}."
+        )
+        for one in known
+    ]
 
 
 def find_rehearsal(known: Sequence[Rehearsal], plan: Plan) -> Rehearsal | None:

@@ -37,7 +37,7 @@ from playbook.rehearsals import CopyMade
 from playbook.sandbox import ensure_server
 from playbook.sandbox_databases import FILE_COPY_FROM_BYTES
 from playbook.sandbox_databases import maintenance_target as sandbox_maintenance
-from playbook.targets import Target
+from playbook.targets import Target, led_elsewhere
 
 __all__ = ["METHODS", "SANDBOX", "CopyWanted", "make_copy", "way_of_copying"]
 
@@ -139,14 +139,14 @@ def _place(wanted: CopyWanted) -> tuple[Target, Target]:
     name = scratch_name("rehearse")
     if not wanted.elsewhere:
         copy = replace(wanted.target.with_conninfo(dbname=name), protected=False)
-        return maintenance_target(wanted.target), copy
+        return maintenance_target(wanted.target), led_elsewhere(wanted.target, copy)
     project = wanted.target.project
     server = ensure_server(project)
     admin = sandbox_maintenance(project, server.socket_directory)
     copy = replace(
         wanted.target, kind=SANDBOX, protected=False, conninfo={**admin.conninfo, "dbname": name}
     )
-    return admin, copy
+    return admin, led_elsewhere(wanted.target, copy)
 
 
 def _drop(admin: Target, name: str) -> None:
