@@ -22,7 +22,17 @@ from playbook import archive, rehearse, status, upgrade
 from playbook.database import connect, fetch, server_info
 from playbook.errors import BackupFailed, GuardRefused, VerifyFailed, WrongDatabase
 from playbook.new_database import maintenance_target
-from playbook.records import Applied, BackupManifest, Checks, Finding, Outcome, Severity
+from playbook.records import (
+    Applied,
+    BackupManifest,
+    Checks,
+    Finding,
+    Outcome,
+    ServerInfo,
+    Severity,
+)
+from playbook.rehearsal_checks import _extensions as extensions_finding
+from playbook.rehearsal_checks import _version as version_finding
 from playbook.rehearsed import FILE
 from playbook.room import copy_room, folder_room
 from playbook.targets import PROJECT_INI, Target, load_target
@@ -252,32 +262,32 @@ def test_a_rehearsal_works_on_other_versions_and_from_them_in_the_sandbox(
         assert scratch(target) == []
 
 
-def test_an_older_sandbox_is_refused(
-    staging: Callable[..., Any], password_server: PrivateServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PLAYBOOK_SANDBOX_POSTGRES", "16")
-    monkeypatch.setenv("PGPASSWORD", password_server.password)
-    project = staging({"r1": FILLED, "r2": WIDER})
-    with password_server.database() as name:
-        namespace = {"database": password_server.url(name), "alembic_ini": str(project.ini)}
-        go(upgrade, namespace, target="r1")
+def test_a_sandbox_that_is_older_or_lacks_an_extension_is_refused() -> None:
+    def server(version_num: int) -> ServerInfo:
+        return ServerInfo("app", 1, "7", f"{version_num / 10000:g}", version_num, "me", False, 0)
 
-        with pytest.raises(GuardRefused, match="The sandbox is older than the server"):
-            go(rehearse, namespace, where="sandbox")
+    assert version_finding(server(180000), server(160000)).severity is Severity.STOP
+    assert version_finding(server(160000), server(180000)).severity is Severity.WARN
+    assert version_finding(server(180000), server(180000)).severity is Severity.OK
+    missing = extensions_finding(["postgis"])
+    assert (missing.severity, missing.subject) == (Severity.STOP, "postgis")
 
 
 def test_an_env_that_reads_the_targets_variable_is_led_to_the_copy(
     staging: Callable[..., Any], fresh_database: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SHOP_URL", fresh_database.sqlalchemy_url())
-    project = staging({"r1": FILLED, "r2": WIDER}, url='__import__("os").environ["SHOP_URL"]')
+    reads = Script("op.get_bind().execute(sa.text('SELECT 1')).scalar()")
+    project = staging(
+        {"r1": FILLED, "r2": WIDER, "r3": reads}, url='__import__("os").environ["SHOP_URL"]'
+    )
     namespace = {"database": "env:SHOP_URL", "alembic_ini": str(project.ini)}
     go(upgrade, namespace, target="r1")
     before = picture(fresh_database)
 
     outcome = go(rehearse, namespace)
 
-    assert "1 revision passed" in outcome.summary
+    assert "2 revisions passed" in outcome.summary
     assert picture(fresh_database) == before
 
 

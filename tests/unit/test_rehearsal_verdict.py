@@ -45,7 +45,7 @@ def test_a_lock_of_the_quicker_way_up_counts() -> None:
 def test_a_lock_that_only_writers_wait_for_is_no_exclusive_one() -> None:
     trip = holding(2.5, mode="ShareLock")
 
-    assert judged(trip, "exclusive-lock").detail == "No reader or writer is kept waiting."
+    assert judged(trip, "exclusive-lock").detail == "None keeps readers waiting."
     assert judged(trip, "write-lock").severity is Severity.STOP
 
 
