@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from playbook.errors import VerifyFailed
+from playbook.errors import MigrationStopped, VerifyFailed
 from playbook.execution import BACKUPS
 from playbook.formats import count, seconds
 from playbook.journal import Run
@@ -173,22 +173,34 @@ def run_rehearsal(run: Run[Parameters]) -> RoundTrip:
     wanted = run.require("wanted", CopyWanted)
     with run.recording_failure():
         folder = run.begin()
-        wanted = replace(wanted, folder=folder, run_id=folder.name)
-        run.note("rehearsal begins", backup=str(wanted.backup.directory) if wanted.backup else "")
-        with make_copy(wanted, on_progress=progress) as (copy, made):
-            run.note(f"copied to {made.database} ({made.how})")
-            trip = run_round_trip(
-                copy,
-                run.parameters.target,
-                reading=reading(run.parameters.sample_above, run.parameters.time_budget),
-                allowed=_allowed(run),
-                on_progress=progress,
-            )
-        run.note(f"{made.database} dropped", plan_sha256=trip.plan_sha256)
+        try:
+            trip, made = _take_trip(run, replace(wanted, folder=folder, run_id=folder.name))
+        except KeyboardInterrupt:
+            raise MigrationStopped(
+                "`rehearse` was told to stop.",
+                state=f"{run.server.database} was only read, and the copy was dropped.",
+                remedy="Run it again.",
+            ) from None
         run.keep("copy", made)
-        run.keep("verdict", judge_trip(trip, _allowed(run)))
-        write_rehearsal(folder, trip, made, run.require("verdict", Checks))
+        verdict = run.keep("verdict", judge_trip(trip, _allowed(run)))
+        write_rehearsal(folder, trip, made, verdict)
     return run.keep("trip", trip)
+
+
+def _take_trip(run: Run[Parameters], wanted: CopyWanted) -> tuple[RoundTrip, CopyMade]:
+    """Make the copy, take the trip on it, and drop it; each is noted in the receipt."""
+    run.note("rehearsal begins", backup=str(wanted.backup.directory) if wanted.backup else "")
+    with make_copy(wanted, on_progress=progress) as (copy, made):
+        run.note(f"copied to {made.database} ({made.how})")
+        trip = run_round_trip(
+            copy,
+            run.parameters.target,
+            reading=reading(run.parameters.sample_above, run.parameters.time_budget),
+            allowed=_allowed(run),
+            on_progress=progress,
+        )
+    run.note(f"{made.database} dropped", plan_sha256=trip.plan_sha256)
+    return trip, made
 
 
 def show_copy(run: Run[Parameters]) -> CopyMade:

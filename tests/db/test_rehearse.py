@@ -376,6 +376,7 @@ def test_a_rehearsal_that_is_told_to_stop_drops_its_copy(
         said, _ = child.communicate(timeout=20)
 
     assert "was told to stop" in said
+    assert "was only read, and the copy was dropped" in said
     assert scratch(fresh_database) == []
     assert runs(namespace)[-1]["outcome"] == "interrupted"
 
