@@ -168,7 +168,7 @@ class CopyMade:
     how: str
     """``template``, ``dump`` or ``backup``."""
     where: str
-    """``on the same server`` or ``in the sandbox``."""
+    """``the same server`` or ``the sandbox``."""
     source: str
     """The database, or the name of the backup's folder."""
     duration_s: float

@@ -17,9 +17,10 @@ HEADERS = ("revision", "way", "took", "rows written", "WAL", "growth", "locks an
 
 
 def _copy(copy: CopyMade) -> View:
+    place = f"{'in' if copy.where == 'the sandbox' else 'on'} {copy.where}"
     facts = (
         ("of", short_path(copy.source, 1)),
-        ("made", f"{_HOW.get(copy.how, copy.how)}, {copy.where}, in {seconds(copy.duration_s)}"),
+        ("made", f"{_HOW.get(copy.how, copy.how)}, {place}, in {seconds(copy.duration_s)}"),
         ("size", bytes_text(copy.size_bytes)),
         *(("remark", remark) for remark in copy.remarks),
     )

@@ -188,9 +188,9 @@ def test_the_copy_is_made_by_template_where_nobody_is_connected_else_by_a_dump(
     namespace = small({"r1": FILLED, "r2": WIDER})
     name = fresh_database.database
 
-    assert copy_of(namespace) == ("template", "on the same server", name)
+    assert copy_of(namespace) == ("template", "the same server", name)
     with session(fresh_database):
-        assert copy_of(namespace) == ("dump", "on the same server", name)
+        assert copy_of(namespace) == ("dump", "the same server", name)
         with pytest.raises(GuardRefused, match="by template: it has 1 session"):
             go(rehearse, namespace, copy_by="template")
     assert scratch(fresh_database) == []
@@ -210,7 +210,7 @@ def test_a_rehearsal_from_a_backup_proves_it(small: Small, fresh_database: Targe
 
     made = copy_of(namespace, from_backup="latest")
 
-    assert made == ("backup", "on the same server", manifest.directory.name)
+    assert made == ("backup", "the same server", manifest.directory.name)
     proven = archive.read_manifest(manifest.directory)
     assert (manifest.verified, proven.verified) == ("archive", "restore")
     assert proven.restore_s > 0
@@ -252,9 +252,7 @@ def test_a_rehearsal_works_on_other_versions_and_from_them_in_the_sandbox(
 
         run = go(rehearse, namespace, before="conclude", where=where)
 
-        assert run.taken("copy", object).where == (
-            "in the sandbox" if where else "on the same server"
-        )
+        assert run.taken("copy", object).where == ("the sandbox" if where else "the same server")
         version = finding(run.taken("preflight", Checks), "sandbox-version")
         assert (version and version.severity) == (Severity.WARN if where else None)
         assert run.taken("judged", Checks).stops == ()

@@ -255,7 +255,7 @@ SAMPLES: dict[str, Any] = {
         ("All other tables are empty, and foreign keys were left out.",),
     ),
     "CopyMade": CopyMade(
-        "playbook_rehearse_0badcafe", "dump", "in the sandbox", "app", 12.5, 19_500_000,
+        "playbook_rehearse_0badcafe", "dump", "the sandbox", "app", 12.5, 19_500_000,
         ("Owners and privileges were not copied: all belongs to this role.",),
     ),
     "RoundTrip": RoundTrip(
