@@ -22,7 +22,14 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from playbook import views_backup, views_data, views_documents, views_plan, views_run
+from playbook import (
+    views_backup,
+    views_data,
+    views_documents,
+    views_plan,
+    views_rehearsal,
+    views_run,
+)
 from playbook.charts import view_html, view_plain
 from playbook.formats import bytes_text, count, seconds
 from playbook.records import DumpProgress
@@ -35,6 +42,7 @@ _VIEWS = (
     | views_data.VIEWS
     | views_backup.VIEWS
     | views_documents.VIEWS
+    | views_rehearsal.VIEWS
 )
 
 

@@ -12,6 +12,7 @@ import papermill
 import pytest
 from harness import (
     BACKED_UP,
+    BEHIND,
     MODULES,
     NOTEBOOKS,
     RUNBOOKS,
@@ -23,7 +24,7 @@ from nbformat import NotebookNode
 from regenerate import form_problems
 
 MOST_LINES = 8
-STATES = {"legacy", "head", "empty", BACKED_UP}
+STATES = {"legacy", "head", "empty", BACKED_UP, BEHIND}
 HEADINGS = ("Parameters", "Target", "Preflight", "Outcome")
 FORBIDDEN = (
     ast.FunctionDef,

@@ -39,6 +39,7 @@ FILES = {
     "backup": {"receipt.json"},
     "restore": {"receipt.json"},
     "ingest": {"receipt.json", "files.csv", "undo.sql"},
+    "rehearse": {"receipt.json", "rehearsal.json"},
     "preview": {"migration.sql", "rollback.sql", "plan.json"},
     "upgrade": UPGRADE_FILES,
     "rollback": {
