@@ -75,6 +75,35 @@ def write(runner: Any, request: Mapping[str, Any]) -> list[dict[str, str]]:
     return [{"revision": script.revision, "path": script.path} for script in made]
 
 
+def write_steps(runner: Any, request: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Write revisions that follow each other, whose functions' bodies are given as Python."""
+    runner.add_versions(request["folder"])
+    made, head, label = [], request["head"], request["branch_label"] or None
+    for step in request["steps"]:
+        script = runner.script.generate_revision(
+            step["rev_id"] or util.rev_id(),
+            step["message"],
+            refresh=True,
+            head=head,
+            splice=False,
+            branch_labels=label,
+            version_path=request["folder"],
+            depends_on=None,
+            config=runner.config,
+            imports="",
+            upgrades=indented(step["upgrade"]),
+            downgrades=indented(step["downgrade"]),
+        )
+        made.append({"revision": script.revision, "path": script.path})
+        head, label = script.revision, None
+    return made
+
+
+def indented(code: str) -> str:
+    """Return lines as Alembic's renderer hands them to a template: all but the first indented."""
+    return "\n".join(" " * 4 + line if line else line for line in code.split("\n")).strip()
+
+
 def create_models(runner: Any, request: Mapping[str, Any]) -> dict[str, Any]:
     """Make the models' tables in an empty scratch database, by SQLAlchemy's own create_all()."""
 
@@ -83,9 +112,7 @@ def create_models(runner: Any, request: Mapping[str, Any]) -> dict[str, Any]:
         connection: Any = migration_context.connection
         with connection.engine.begin() as own:  # Alembic's own transaction may be anybody's
             for metadata in util.to_list(migration_context.opts["target_metadata"]):
-                tables = [
-                    t for t in metadata.sorted_tables if (t.schema or "", t.name) in compared
-                ]
+                tables = [t for t in metadata.sorted_tables if (t.schema or "", t.name) in compared]
                 for schema in sorted({t.schema for t in tables if t.schema}):
                     quoted = own.dialect.identifier_preparer.quote(schema)
                     own.execute(sqlalchemy.text("CREATE SCHEMA IF NOT EXISTS %s" % quoted))
@@ -110,7 +137,7 @@ def destination(script: Any, head: str) -> str:
     ):
         found = [one for one in script.get_revisions(head) if one is not None]
     if found:
-        return os.path.dirname(os.path.abspath(found[0].path))
+        return os.path.dirname(os.path.abspath(str(found[0].path)))
     locations = [str(location) for location in script._version_locations]
     if len(locations) > 1:
         raise util.CommandError("several version_locations, and no revision to follow")
@@ -133,8 +160,7 @@ def describe_all(operations: Iterable[Any], dialect: Any) -> Iterator[dict[str, 
     """Describe operations in their order; those on one table are grouped by Alembic."""
     for operation in operations:
         if isinstance(operation, ops.ModifyTableOps):
-            for record in describe_all(operation.ops, dialect):
-                yield record
+            yield from describe_all(operation.ops, dialect)
         else:
             yield describe(operation, dialect)
 
@@ -205,7 +231,10 @@ def create_index(operation: Any, dialect: Any) -> dict[str, Any]:
     """Describe an index."""
     return {
         "name": str(operation.index_name or ""),
-        "columns": [expression(item, dialect) for item in operation.columns],
+        "columns": [
+            str(item.name) if isinstance(item, sqlalchemy.Column) else expression(item, dialect)
+            for item in operation.columns
+        ],
         "unique": bool(operation.unique),
         "where": expression(operation.kw.get("postgresql_where"), dialect),
     }

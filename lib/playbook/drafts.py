@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["CheckSkeleton", "Draft", "DraftFile", "ModelChange", "ModelChanges", "Placed", "Unseen"]
+__all__ = [
+    "CheckSkeleton",
+    "Draft",
+    "DraftFile",
+    "DraftSql",
+    "ModelChange",
+    "ModelChanges",
+    "Placed",
+    "Unseen",
+]
 
 
 @dataclass(frozen=True)
@@ -73,6 +82,16 @@ class Draft:
     def revisions(self) -> tuple[str, ...]:
         """The new ids, in the order in which they run."""
         return tuple(file.revision for file in self.files)
+
+
+@dataclass(frozen=True)
+class DraftSql:
+    """What a draft would run on the target, each revision by itself."""
+
+    steps: tuple[tuple[str, str], ...]
+    """(revision, SQL)."""
+    method: str
+    """How it was found: ``offline`` or ``observed``."""
 
 
 @dataclass(frozen=True)

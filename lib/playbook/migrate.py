@@ -352,6 +352,28 @@ class Alembic:
         made = self._author("write", folder=str(folder))
         return tuple((item["revision"], Path(item["path"])) for item in made)
 
+    def write_steps(
+        self, folder: Path, steps: Sequence[Mapping[str, str]], *, head: str, branch_label: str
+    ) -> tuple[tuple[str, Path], ...]:
+        """Write revisions that follow each other, by the project's template and hooks.
+
+        **Effects**: as `write_draft`.
+
+        Args:
+            steps: each with ``rev_id`` ("" lets Alembic make one), ``message``, and the bodies of
+                its functions in Python, ``upgrade`` and ``downgrade``.
+            head: what the first one follows.
+            branch_label: for the first one; "" for none.
+
+        Raises:
+            SettingsError: as `write_draft`.
+        """
+        made = self._author(
+            "write_steps", folder=str(folder), steps=[dict(step) for step in steps], head=head,
+            branch_label=branch_label,
+        )  # fmt: skip
+        return tuple((item["revision"], Path(item["path"])) for item in made)
+
     def create_models(self) -> None:
         """Make the models' tables; for an empty scratch database.
 

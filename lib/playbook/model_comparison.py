@@ -18,9 +18,11 @@ from psycopg2 import sql
 from psycopg2.errors import Error as DriverError
 
 from playbook.catalog import installed_extensions
+from playbook.check_skeletons import make_skeleton
 from playbook.database import connect, server_info
-from playbook.drafts import Draft, DraftFile, ModelChanges, Unseen
+from playbook.drafts import CheckSkeleton, Draft, DraftFile, ModelChanges, Unseen
 from playbook.errors import MigrationFailed, PlaybookError, SettingsError, explain
+from playbook.known import read_known
 from playbook.leftovers import held, scratch_name
 from playbook.migrate import Alembic
 from playbook.model_words import find_renames, tell_changes
@@ -30,7 +32,7 @@ from playbook.sandbox import drop_database, open_target
 from playbook.schema_facts import compare_facts, mentions, read_facts
 from playbook.targets import Target
 
-__all__ = ["AGAINST", "Compared", "Wanted", "compare_models", "remaining_changes"]
+__all__ = ["AGAINST", "Compared", "Wanted", "check_draft", "compare_models"]
 
 AGAINST = ("auto", "revisions", "target")
 
@@ -55,6 +57,7 @@ class Compared:
     operations: tuple[Mapping[str, Any], ...]
     draft: Draft | None
     """None where there is nothing to write."""
+    checks: CheckSkeleton = CheckSkeleton("", "")
 
 
 def compare_models(
@@ -87,13 +90,14 @@ def compare_models(
                 return Compared(changes, (), None)
             draft = _write(alembic, raw, wanted, message, make_folder(), graph)
         if compared_with == "revisions":
-            draft = replace(draft, remaining=remaining_changes(place, draft))
-        return Compared(changes, operations, draft)
+            draft = replace(draft, remaining=_remaining(place, draft))
+        with connect(place, read_only=True) as connection:
+            keys = read_known(connection).keys
+        checks = make_skeleton(draft.revisions[-1], operations, keys)
+        return Compared(changes, operations, draft, checks)
 
 
-def _ask(
-    alembic: Alembic, graph: RevisionGraph, wanted: Wanted, message: str
-) -> Mapping[str, Any]:
+def _ask(alembic: Alembic, graph: RevisionGraph, wanted: Wanted, message: str) -> Mapping[str, Any]:
     known = [revision.revision for revision in graph.revisions]
     return alembic.compare_models(
         message=message,
@@ -164,7 +168,19 @@ def _built(target: Target) -> Iterator[Target]:
         yield copy
 
 
-def remaining_changes(place: Target, draft: Draft) -> tuple[str, ...]:
+def check_draft(target: Target, draft: Draft, compared_with: str) -> Draft:
+    """Return a draft that was written anew with what it leaves different.
+
+    Raises:
+        MigrationFailed: it does not run on what the revisions build.
+    """
+    if compared_with != "revisions":
+        return draft
+    with _built(target) as place:
+        return replace(draft, remaining=_remaining(place, draft))
+
+
+def _remaining(place: Target, draft: Draft) -> tuple[str, ...]:
     """Run a draft where the models were compared and return how they still differ.
 
     Raises:

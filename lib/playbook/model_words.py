@@ -66,7 +66,9 @@ def _alter_column(op: Operation) -> str:
         new = op["default"]
         parts.append(f"gets the default {new}{was}" if new else f"loses its default{was}")
     if "comment" in op:
-        parts.append(f"gets the comment {op['comment']!r}" if op["comment"] else "loses its comment")
+        parts.append(
+            f"gets the comment {op['comment']!r}" if op["comment"] else "loses its comment"
+        )
     return f"column {qualified(op)}.{op['name']} {' and '.join(parts) or 'changes'}"
 
 

@@ -142,7 +142,9 @@ def _drop_check(table: str, name: str) -> str:
 
 def _create_check(table: str, name: str, definition: str) -> str:
     inner = re.sub(r"^CHECK \((.*)\)(?: NOT VALID)?$", r"\1", definition, flags=re.DOTALL)
-    return f'op.create_check_constraint(op.f("{name}"), "{_short(table)}", {inner!r}{_schema(table)})'
+    return (
+        f'op.create_check_constraint(op.f("{name}"), "{_short(table)}", {inner!r}{_schema(table)})'
+    )
 
 
 def _short(table: str) -> str:
@@ -176,9 +178,7 @@ def _add_value(name: str, value: str) -> str:
     return f"    op.execute({f'''ALTER TYPE {name} ADD VALUE IF NOT EXISTS '{text}' '''.strip()!r})"
 
 
-def _columns(
-    now: SchemaFacts, models: SchemaFacts, told: Mapping[Key, set[str]]
-) -> list[Unseen]:
+def _columns(now: SchemaFacts, models: SchemaFacts, told: Mapping[Key, set[str]]) -> list[Unseen]:
     found = []
     for key in sorted(set(now.types) & set(models.types)):
         table, column = key
@@ -186,7 +186,9 @@ def _columns(
         head = f'op.alter_column("{_short(table)}", "{column}"'
         was, new = now.types[key], models.types[key]
         if was != new and "type" not in known:
-            text = f"The type is {was} in the database and {new} in the models; compare_type is off."
+            text = (
+                f"The type is {was} in the database and {new} in the models; compare_type is off."
+            )
             write = f'op.execute("ALTER TABLE {table} ALTER COLUMN {column} TYPE {new}")'
             found.append(Unseen("type", name, text, write))
         was, new = now.defaults[key], models.defaults[key]
@@ -206,9 +208,7 @@ def _is_own(was: str, new: str) -> bool:
     return all(text == "identity" or text.startswith("nextval(") for text in (was, new))
 
 
-def mentions(
-    now: SchemaFacts, operations: Sequence[Mapping[str, Any]]
-) -> tuple[Unseen, ...]:
+def mentions(now: SchemaFacts, operations: Sequence[Mapping[str, Any]]) -> tuple[Unseen, ...]:
     """Return triggers, functions and views that speak of what is dropped, renamed or retyped."""
     found: list[Unseen] = []
     for op in operations:
@@ -218,7 +218,9 @@ def mentions(
         name = f"{table}.{column}" if column else table
         for (of, trigger), text in now.triggers.items():
             if _short(of) == table and (not column or _says(text, column)):
-                detail = f"The trigger {trigger} of {of} may use {name}, which the revision changes."
+                detail = (
+                    f"The trigger {trigger} of {of} may use {name}, which the revision changes."
+                )
                 found.append(Unseen("trigger", name, detail))
         for what, text in now.code.items():
             if _says(text, table) and (not column or _says(text, column)):

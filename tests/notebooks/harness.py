@@ -31,6 +31,7 @@ RUNBOOKS = (
     "onboarding",
     "status",
     "init",
+    "author",
     "backup",
     "preview",
     "upgrade",
@@ -40,6 +41,14 @@ RUNBOOKS = (
 )
 BACKED_UP = "backed up"
 """The state of a sandbox at head, of which there is a backup."""
+CHANGED = "models changed"
+"""The state of a sandbox at head, where somebody has changed the models since."""
+_COLUMN = "    display_name: Mapped[str | None]\n"
+MODEL_CHANGE = (
+    _COLUMN,
+    f'{_COLUMN}    time_zone: Mapped[str] = mapped_column(server_default="UTC")\n',
+)
+"""What stands in models.py and what is written in its place, as a person would."""
 CELL_TIMEOUT_S = 120
 QUIET_KERNEL = "--IPKernelApp.log_level=ERROR"
 """Without it each kernel warns that it talks to its own machine without encryption."""
@@ -104,15 +113,27 @@ class PrivateProject:
     def reset(self, state: str, database: str = "sandbox") -> Target:
         """Make a database anew and forget every run and backup; return its target."""
         self.forget()
-        seeded = "head" if state == BACKED_UP else state
+        self.write_models(changed=state == CHANGED)
+        seeded = "head" if state in (BACKED_UP, CHANGED) else state
         with self.entered():
             target = sandbox.reset_database(load_target(database, self.alembic_ini), seeded)
         if state == BACKED_UP:
             back_up(target)
         return target
 
+    def write_models(self, *, changed: bool) -> None:
+        """Put the application's models as the project has them, or as somebody has changed them."""
+        models = Path("lib", "voice_agent", "models.py")
+        text = (ROOT / models).read_text("utf-8")
+        (self.folder / models).write_text(text.replace(*MODEL_CHANGE) if changed else text, "utf-8")
+
     def forget(self) -> None:
-        """Delete what runs have left."""
+        """Delete what runs have left, also in the project."""
+        for name in ("versions", "checks"):
+            known = {path.name for path in (ROOT / "migrations" / name).iterdir()}
+            for path in (self.folder / "migrations" / name).iterdir():
+                if path.name not in known:
+                    path.unlink() if path.is_file() else shutil.rmtree(path)
         for folder in (self.runs, self.backups):
             if folder.exists():
                 shutil.rmtree(folder)

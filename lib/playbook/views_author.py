@@ -1,0 +1,102 @@
+"""How a new revision is shown: what changes, its file, its data checks. Layer 1."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from playbook.charts import Block, Facts, Items, Lines, Pill, Source, Sql, Table, Text, View
+from playbook.drafts import CheckSkeleton, Draft, DraftSql, ModelChanges, Placed
+from playbook.formats import count, short_path
+from playbook.revisions import join
+from playbook.view_parts import nothing
+
+__all__ = ["VIEWS"]
+
+_COMPARED = {
+    "revisions": "a scratch database that the project's revisions have built",
+    "target": "the target itself, which was only read",
+    "nothing": "nothing: a blank revision was asked for",
+}
+
+
+def _changes(found: ModelChanges) -> View:
+    blocks: list[Block] = [Text(f"Compared with {_COMPARED[found.compared_with]}.", style="small")]
+    if found.changes:
+        rows = tuple(
+            (Pill("destroys", "bad") if one.destroys else "", one.text) for one in found.changes
+        )
+        blocks.append(Text(f"The revision would make {count(len(rows), 'change')}."))
+        blocks.append(Table(("", "what it does"), rows))
+    elif found.compared_with != "nothing":
+        blocks.append(Text("Alembic finds no difference between the models and the revisions."))
+    if found.unseen:
+        unseen = tuple(
+            (
+                Pill(one.kind, "look"),
+                one.subject,
+                Lines(one.detail, tuple(one.write.splitlines())),
+            )
+            for one in found.unseen
+        )
+        blocks.append(Text("Likely, and not in the revision as Alembic writes it:"))
+        blocks.append(Table(("", "where", "what, and what to write instead"), unseen))
+    blocks.append(Items("Not looked at:", found.remarks))
+    return View(tuple(blocks))
+
+
+def _draft(draft: Draft) -> View:
+    facts = (
+        ("message", draft.message),
+        ("follows", join(draft.follows)),
+        ("belongs in", short_path(draft.destination, 2)),
+        ("form", draft.form),
+        ("after it", _after(draft)),
+    )
+    blocks: list[Block] = [
+        Text(f"Draft {join(draft.revisions)}", Pill("not in the project", "look"), "heading"),
+        Facts(facts),
+    ]
+    for file in draft.files:
+        blocks += [Text(file.path.name, style="heading"), Source(file.text, "python")]
+    return View(tuple(blocks))
+
+
+def _after(draft: Draft) -> str:
+    if draft.remaining is None:
+        return "not compared again"
+    if not draft.remaining:
+        return "the models and the database are the same"
+    return f"still different: {'; '.join(draft.remaining)}"
+
+
+def _sql(found: DraftSql) -> View:
+    blocks: list[Block] = [
+        Text(f"What would run on the target; SQL found by the method {found.method}.")
+    ]
+    for revision, text in found.steps:
+        blocks += [Text(revision, style="heading"), Sql(text)]
+    return View(tuple(blocks))
+
+
+def _skeleton(found: CheckSkeleton) -> View:
+    if not found.text:
+        return nothing("No data check follows from what the revision changes.")
+    title = f"{count(len(found.names), 'data check')} of {found.revision}, for you to complete"
+    return View((Text(title, Pill("skeleton", "look"), "heading"), Source(found.text, "sql")))
+
+
+def _placed(placed: Placed) -> View:
+    if not placed.files:
+        return nothing(placed.reason)
+    files = tuple(short_path(path, 2) for path in placed.files)
+    return View((Text(f"Written into the project: {', '.join(files)}.", Pill("written", "good")),))
+
+
+VIEWS: dict[type, Callable[[Any], View]] = {
+    CheckSkeleton: _skeleton,
+    Draft: _draft,
+    DraftSql: _sql,
+    ModelChanges: _changes,
+    Placed: _placed,
+}
