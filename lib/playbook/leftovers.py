@@ -41,7 +41,8 @@ DATABASE_CLASS = 0x706C6179
 HOLD = "SELECT pg_advisory_lock(%s, ('x' || right(%s, 8))::bit(32)::int)"
 ABANDONED = """
 SELECT d.datname FROM pg_database AS d
-WHERE d.datname ~ '^playbook_(scratch|verify)_[0-9a-f]{8}$' AND pg_has_role(d.datdba, 'USAGE')
+WHERE d.datname ~ '^playbook_(scratch|verify|rehearse)_[0-9a-f]{8}$'
+  AND pg_has_role(d.datdba, 'USAGE')
   AND NOT EXISTS (SELECT FROM pg_stat_activity AS a WHERE a.datid = d.oid)
   AND NOT EXISTS (SELECT FROM pg_locks AS l WHERE l.locktype = 'advisory' AND l.objsubid = 2
                   AND l.classid::bigint = %s
@@ -85,7 +86,7 @@ def sweep_folders(parent: Path) -> None:
 
 
 def scratch_name(purpose: str) -> str:
-    """Return a new name for a scratch database; the purpose is ``scratch`` or ``verify``."""
+    """Return a new name for a scratch database: for ``scratch``, ``verify`` or ``rehearse``."""
     return f"playbook_{purpose}_{uuid4().hex[:8]}"
 
 
@@ -94,12 +95,19 @@ def hold_database(connection: Connection, name: str) -> None:
     fetch(connection, HOLD, (DATABASE_CLASS, name))
 
 
-def sweep_databases(connection: Connection) -> None:
-    """Drop the server's scratch databases that no session holds or uses, if this role may."""
+def sweep_databases(connection: Connection) -> list[str]:
+    """Drop the server's scratch databases that no session holds or uses, if this role may.
+
+    Returns:
+        Their names, sorted.
+    """
+    dropped = []
     with connection.cursor() as cursor:
         for (name,) in fetch(connection, ABANDONED, (DATABASE_CLASS,)):
             with suppress(ObjectInUse):  # another run is dropping it
                 cursor.execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(name)))
+                dropped.append(name)
+    return dropped
 
 
 @contextmanager

@@ -31,6 +31,7 @@ from playbook.errors import (
     WrongDatabase,
 )
 from playbook.records import LateRows, PlanStep, Revision, RevisionGraph, ServerInfo, StepResult
+from playbook.rehearsals import HeldLock, Measured
 from playbook.targets import Target, redact
 
 __all__ = ["CONCURRENTLY_TIMEOUT", "Alembic", "EventHandler"]
@@ -98,6 +99,8 @@ class Alembic:
         self._requests = 0
         self.committed = Committed()
         """What the last revision that was run did that no rollback undoes."""
+        self.measured = Measured()
+        """What the last revision that was run with ``measure`` held and wrote."""
         self._has_read = False
         self.session_pid = 0
         self._start()
@@ -244,6 +247,7 @@ class Alembic:
         attempts: int = 1,
         record: bool = False,
         late_rows: Sequence[LateRows] = (),
+        measure: bool = False,
         on_event: EventHandler = ignore_event,
     ) -> StepResult:
         """Apply or undo one revision.
@@ -257,6 +261,8 @@ class Alembic:
             attempts: how often it was tried, this time included; for the record.
             record: send the full text of each statement as an event.
             late_rows: what its transaction saves before the revision's own statements.
+            measure: also measure how long locks are held, and what is written (`measured`); it
+                costs a query for each new statement.
             on_event: called with every event of the child, in order.
 
         Raises:
@@ -264,7 +270,7 @@ class Alembic:
             MigrationFailed: any other failure, with the statement and its SQLSTATE.
             WrongDatabase: env.py reached another database.
         """
-        self.committed = Committed()
+        self.committed, self.measured = Committed(), Measured()
         try:
             result = self._ask(
                 "run",
@@ -274,11 +280,14 @@ class Alembic:
                 expected_current=list(expected_current),
                 session=dict(session),
                 record=record,
+                measure=measure,
                 late_rows=[asdict(late) | {"path": str(late.path or "")} for late in late_rows],
             )
         except MigrationFailed as error:
             error.revision = step.revision
             raise
+        if measure:
+            self.measured = _measured(result["measured"])
         return StepResult(
             revision=step.revision,
             direction=step.direction,
@@ -538,7 +547,17 @@ class Alembic:
             statement=redact(event["statement"]),
             sqlstate=event["sqlstate"],
             transactional=event.get("transactional", True),
+            kind=kind,
+            about=event.get("object", ""),
         )
+
+
+def _measured(record: Mapping[str, Any]) -> Measured:
+    return Measured(
+        held=tuple(HeldLock(table, mode, held_s) for table, mode, held_s in record["held"]),
+        rows=tuple((table, rows) for table, rows in record["rows"]),
+        alone=tuple((redact(text), took_s) for text, took_s in record["alone"]),
+    )
 
 
 def _sentence(text: str) -> str:

@@ -16,6 +16,7 @@ from playbook.errors import BackupFailed, GuardRefused, SettingsError, VerifyFai
 from playbook.fingerprints import form_of
 from playbook.formats import count
 from playbook.journal import Run, protected_as_its_twin
+from playbook.manifests import choose_backup
 from playbook.new_database import check_name, exists, maintenance_target, stamped_name
 from playbook.parameters import Common
 from playbook.preflight import Question
@@ -136,27 +137,14 @@ def _choose_backup(run: Run[Parameters]) -> BackupManifest:
     Raises:
         BackupFailed: there is none, or its manifest is damaged.
     """
-    chosen = run.parameters.backup
-    if chosen != "latest":
-        beside = archive.backup_folder(run.target, run.parameters.directory) / chosen
-        folder = beside if beside.is_dir() else run.resolve_path(chosen)
-        return run.keep("backup", archive.read_manifest(folder))
-    found = archive.list_backups(run.target, run.parameters.directory)
-    here = (run.server.system_identifier, run.server.database)
-    own = [b for b in found if (b.system_identifier, b.database) == here]
-    if not own:
-        others = f" There {_are(len(found))} of other databases or servers." if found else ""
-        raise BackupFailed(
-            f"No backup of {run.server.database} on this server is in "
-            f"{archive.backup_folder(run.target, run.parameters.directory)}.{others}",
-            state="Nothing was changed.",
-            remedy="Name one with -r backup PATH, or take one with `backup`.",
-        )
-    return run.keep("backup", own[0])
-
-
-def _are(number: int) -> str:
-    return "is one" if number == 1 else f"are {number}"
+    chosen = choose_backup(
+        run.target,
+        run.server,
+        run.parameters.backup,
+        directory=run.parameters.directory,
+        parameter="backup",
+    )
+    return run.keep("backup", chosen)
 
 
 def check_preflight(run: Run[Parameters]) -> Checks:

@@ -67,6 +67,15 @@ OWN_TRANSACTION = (
 )
 """In one round trip and of the locked relations only, as the application waits meanwhile. The id
 is NULL for a transaction that has written nothing, the file number for a dropped relation."""
+OWN_LOCKS = (
+    "SELECT relation::bigint, mode FROM pg_locks WHERE pid = pg_backend_pid() "
+    "AND locktype = 'relation' AND granted AND mode <> 'SIReadLock'"
+)
+WRITTEN = (
+    "SELECT relid::bigint, (n_tup_ins + n_tup_upd + n_tup_del)::bigint "
+    "FROM pg_stat_xact_user_tables WHERE n_tup_ins + n_tup_upd + n_tup_del > 0"
+)
+"""What this transaction has written so far, triggers and functions included."""
 VERSION_TABLE_SCHEMA = (
     "SELECT coalesce((SELECT n.nspname FROM pg_class AS c JOIN pg_namespace AS n "
     "ON n.oid = c.relnamespace WHERE c.relname = :name AND pg_table_is_visible(c.oid)), "
@@ -114,6 +123,86 @@ class LateRowsError(Exception):
     """Rows came to what a revision destroys, and there is no way to save them."""
 
 
+class NoDowngradeError(Exception):
+    """The revision file has no downgrade function."""
+
+
+class Meter:
+    """How long locks were held and which rows were written, during one request.
+
+    A lock counts from the beginning of the statement after which it was first seen to the moment
+    after its transaction's commit. Statements that run outside a transaction hold none afterwards:
+    they are told with the time that they took.
+    """
+
+    def __init__(self) -> None:
+        self.begun = 0.0
+        self.since: dict[tuple[int, str], float] = {}
+        self.committing: list[tuple[str, str, float]] = []
+        self.held: dict[tuple[str, str], float] = {}
+        self.rows: dict[str, int] = {}
+        self.rows_before: dict[int, int] | None = None
+        self.alone: list[tuple[str, float]] = []
+        self.seen: set[str] = set()
+
+    def begin(self, raw: Any, autocommit: bool) -> None:
+        """Note that a statement is about to run."""
+        self.end_transaction()
+        if self.rows_before is None and not autocommit:
+            # Counts of a transaction before may not have left this session yet.
+            self.rows_before = dict(query(raw, WRITTEN))
+        self.begun = time.monotonic()
+
+    def done(self, raw: Any, statement: str) -> None:
+        """Note the locks that a statement has taken; of a text that runs again no new ones."""
+        if statement in self.seen:
+            return
+        self.seen.add(statement)
+        for oid, mode in query(raw, OWN_LOCKS):
+            self.since.setdefault((int(oid), mode), self.begun)
+
+    def done_alone(self, statement: str) -> None:
+        """Note a statement that has run outside a transaction."""
+        self.alone.append((statement, time.monotonic() - self.begun))
+
+    def before_commit(self, raw: Any, tables: Mapping[int, tuple[str, int]]) -> None:
+        """Note what is locked, and what was written, just before a commit."""
+        now = time.monotonic()
+        for oid, mode in query(raw, OWN_LOCKS):
+            name = tables.get(int(oid), ("", 0))[0]
+            if name:
+                self.committing.append((name, mode, self.since.get((int(oid), mode), now)))
+        for oid, rows in query(raw, WRITTEN):
+            name = tables.get(int(oid), ("", 0))[0]
+            written = int(rows) - (self.rows_before or {}).get(oid, 0)
+            if name and written:
+                self.rows[name] = self.rows.get(name, 0) + written
+
+    def cut_off(self, tables: Mapping[int, tuple[str, int]]) -> None:
+        """Note that a statement of the revision's own has ended the transaction."""
+        known = ((tables.get(oid, ("", 0))[0], mode, at) for (oid, mode), at in self.since.items())
+        self.committing += [lock for lock in known if lock[0]]
+        self.end_transaction(over=True)
+
+    def end_transaction(self, over: bool = False) -> None:
+        """Add up what a transaction held that has been committed meanwhile."""
+        now = time.monotonic()
+        for name, mode, since in self.committing:
+            self.held[name, mode] = max(self.held.get((name, mode), 0.0), now - since)
+        if self.committing or over:
+            self.since, self.seen, self.rows_before = {}, set(), None
+        self.committing = []
+
+    def summary(self) -> dict[str, Any]:
+        """Return what was measured."""
+        self.end_transaction()
+        return {
+            "held": [[*key, seconds] for key, seconds in sorted(self.held.items())],
+            "rows": sorted(self.rows.items()),
+            "alone": self.alone,
+        }
+
+
 class Observer:
     """What happens on the sessions that env.py opens, during one request."""
 
@@ -137,6 +226,7 @@ class Observer:
         self.autocommit = False
         self.limited = False
         self.before_concurrently: dict[str, str] = {}
+        self.meter: Meter | None = None
 
     def listen(self) -> None:
         """Hook every pool and engine of this process, whoever creates them."""
@@ -144,9 +234,13 @@ class Observer:
         event.listen(Engine, "before_cursor_execute", self.on_statement)
         event.listen(Engine, "after_cursor_execute", self.on_statement_done)
         event.listen(Engine, "commit", self.on_commit)
+        event.listen(Pool, "checkin", self.on_checkin)
 
-    def reset(self, session: Mapping[str, str], record: bool = False) -> None:
+    def reset(
+        self, session: Mapping[str, str], record: bool = False, measure: bool = False
+    ) -> None:
         """Forget the last request; use these session settings from now on."""
+        self.meter = Meter() if measure else None
         self.session.update(session)
         self.tables, self.locks, self.rewritten, self.xids = {}, {}, set(), []
         self.written, self.wrote = set(), set()
@@ -197,6 +291,8 @@ class Observer:
         if self.recording:
             self.written |= names_written(statement)
             text = with_values(cursor, statement, parameters, context, executemany)
+        if self.meter:
+            self.meter.begin(raw, autocommit)
         shown = text if self.record else text[:400]
         self.emit(
             {
@@ -226,15 +322,36 @@ class Observer:
         """See whether a statement ended the transaction; mend what it did to lock_timeout."""
         raw = connection.connection
         driver = getattr(raw, "dbapi_connection", raw)  # the pool's own `info` is another
+        if self.meter:
+            self.measure(raw, cursor, statement)
         status = getattr(getattr(driver, "info", None), "transaction_status", None)
         if self.recording and status == IDLE and not self.autocommit:
             self.outside_transaction = True
             self.tell_outside()
+            if self.meter:
+                self.meter.cut_off(self.tables)
         if self.recording and LIMIT_CHANGE.search(statement):
             self.limit(raw)
         for setting, value in self.before_concurrently.items():
             set_setting(raw, setting, value)
         self.before_concurrently = {}
+
+    def measure(self, raw: Any, cursor: Any, statement: str) -> None:
+        """Tell the meter of a statement that is done."""
+        if self.meter and not self.autocommit:
+            self.meter.done(raw, statement)
+        elif self.meter:
+            self.meter.done_alone(statement)
+            rows = getattr(cursor, "rowcount", -1)
+            for name in names_written(statement) if rows and rows > 0 else ():
+                known = resolve(name, "public", {table for table, _ in self.tables.values()})
+                for table in known:
+                    self.meter.rows[table] = self.meter.rows.get(table, 0) + rows
+
+    def on_checkin(self, dbapi_connection: Any, record: Any) -> None:
+        """Note that a session's last transaction is over."""
+        if self.meter:
+            self.meter.end_transaction()
 
     def limit(self, raw: Any) -> None:
         """Bring the session's limits down to the run's where they are longer, or off."""
@@ -271,6 +388,8 @@ class Observer:
         self.written = set()
         if self.outside_transaction:  # what was rewritten there is locked no more
             self.compare_files(raw)
+        if self.meter:
+            self.meter.before_commit(raw, self.tables)
 
     def compare_files(self, dbapi_connection: Any) -> None:
         """Note every table whose file is another than when the session began."""
@@ -506,6 +625,8 @@ class Runner:
             if sorted(heads) != sorted(request["expected_current"]):
                 raise WrongRevisionError(", ".join(heads) or "base")
             script = self.script.get_revision(request["revision"])
+            if request["direction"] == "downgrade" and not downgrades(script):
+                raise NoDowngradeError("it has no downgrade function")
             make = (
                 MigrationStep.upgrade_from_script
                 if request["direction"] == "upgrade"
@@ -529,11 +650,13 @@ class Runner:
         self.observer.reset(
             dict(request["session"], default_transaction_read_only="off"),
             record=request.get("record", False),
+            measure=request.get("measure", False),
         )
         started = time.monotonic()
         self.run_env(one_step)
         result["duration_s"] = time.monotonic() - started
-        return dict(result, **self.observer.summary())
+        meter = self.observer.meter
+        return dict(result, **self.observer.summary(), measured=meter and meter.summary())
 
     def save_late_rows(
         self, context: MigrationContext, tables: Iterable[Mapping[str, str]]
@@ -740,7 +863,8 @@ def error_event(error: BaseException, observer: Observer | None) -> dict[str, An
             or getattr(candidate, "sqlstate", None)
             or ""
         )
-    message = getattr(getattr(original, "diag", None), "message_primary", None)
+    diagnostics = getattr(original, "diag", None)
+    message = getattr(diagnostics, "message_primary", None)
     return dict(
         observer.summary() if observer else {},
         event="error",
@@ -749,7 +873,20 @@ def error_event(error: BaseException, observer: Observer | None) -> dict[str, An
         message=str(message or original or error).strip(),
         sqlstate=str(sqlstate),
         statement=observer.last_statement if observer and original else "",
+        object=object_of(diagnostics or getattr(original, "__cause__", None) or original),
     )
+
+
+def object_of(diagnostics: Any) -> str:
+    """Return what PostgreSQL says that an error is about: a column, or a table and constraint."""
+    parts = [getattr(diagnostics, name, None) for name in ("schema_name", "table_name")]
+    table = ".".join(str(part) for part in parts if part)
+    column, constraint = (
+        getattr(diagnostics, name, None) for name in ("column_name", "constraint_name")
+    )
+    if table and column:
+        return "%s.%s" % (table, column)
+    return " ".join(str(part) for part in (table, constraint) if part)
 
 
 def read_requests(stream: TextIO, requests: queue.Queue[Any]) -> None:
