@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from playbook.drafts import CheckSkeleton, Draft, DraftSql, ModelChanges, Placed
+from playbook.drafts import CheckSkeleton, Draft, DraftSql, ModelChanges, Placed, Tried
 from playbook.errors import MigrationFailed, PlaybookError, SettingsError
-from playbook.formats import count
+from playbook.formats import count, short_path
 from playbook.hazards import names_of
 from playbook.journal import Run
 from playbook.migrate import Alembic
@@ -24,6 +24,7 @@ from playbook.model_comparison import AGAINST, Compared, Wanted, check_draft, co
 from playbook.parameters import Common, one_of
 from playbook.placing import must_be_same_project, place_texts
 from playbook.plan import build_plan, reverse_sql, weigh_hazards
+from playbook.present import progress, show
 from playbook.records import (
     Banner,
     Checks,
@@ -39,6 +40,8 @@ from playbook.revision_names import check_id, check_message
 from playbook.revision_steps import known_fills, split_draft
 from playbook.revisions import at_head, join, pending
 from playbook.stages import read_fills
+from playbook.targets import parse_size_bytes
+from playbook.trial import must_have_passed, try_draft
 
 __all__ = [
     "Parameters",
@@ -54,6 +57,7 @@ __all__ = [
     "show_draft",
     "show_sql",
     "show_target",
+    "test_draft",
 ]
 
 DRAFT, STEPS = "draft", "steps"
@@ -72,6 +76,7 @@ class Parameters(Common):
     against: str = "auto"
     rewrite: bool = False
     fill: str = ""
+    test_up_to: str = "1GB"
     checks: bool = True
     dry_run: bool = False
 
@@ -90,6 +95,7 @@ def open_run(namespace: Mapping[str, Any]) -> Run[Parameters]:
                 remedy="Write -r message, such as add_users_time_zone.",
             )
         _read_fill(run)
+        parse_size_bytes(given.test_up_to, name="test_up_to")
         check_id(given.rev_id, [one.revision for one in run.graph.revisions])
         _check_label(run)
         _check_head(run)
@@ -356,6 +362,34 @@ def _offer(hazards: Hazards) -> str:
     )
 
 
+def test_draft(run: Run[Parameters]) -> Tried | Note:
+    """Take the draft up, down and up again on a copy of the target with its rows.
+
+    **Effects**: a scratch copy in the sandbox, dropped again. The target is only read.
+
+    Raises:
+        MigrationFailed: a passage failed; nothing was put into the project.
+    """
+    compared = run.require("compared", Compared)
+    if compared.draft is None or not compared.operations:
+        return Note("There is nothing to try.")
+    run.require("hazards", Hazards)
+    with _failing(run):
+        tried = try_draft(
+            run.target,
+            run.server,
+            compared.draft,
+            run.begin(),
+            at_most_bytes=parse_size_bytes(run.parameters.test_up_to, name="test_up_to"),
+            on_progress=progress,
+        )
+        if tried.failures:
+            show(tried)
+        must_have_passed(tried)
+    run.note("draft tried" if not tried.reason else "draft not tried")
+    return run.keep("tried", tried)
+
+
 def show_checks(run: Run[Parameters]) -> CheckSkeleton | Note:
     """Return a skeleton of data checks for the new revision."""
     compared = run.require("compared", Compared)
@@ -380,7 +414,7 @@ def place_files(run: Run[Parameters]) -> Placed:
         return run.keep("placed", Placed((), _nothing(run).text))
     if compared.operations:
         run.require("plan", Plan)
-        run.require("hazards", Hazards)
+        run.require("tried", Tried)
     if run.parameters.dry_run or not run.parameters.message.strip():
         return run.keep("placed", Placed((), _why_not(run, draft)))
     texts = {draft.destination / file.path.name: file.text for file in draft.files}
@@ -420,7 +454,7 @@ def conclude(run: Run[Parameters]) -> Outcome:
     return run.outcome(
         "succeeded",
         summary,
-        changed=tuple(path.name for path in placed.files),
+        changed=tuple(short_path(path, 2) for path in placed.files),
         unchanged=("the database",) if placed.files else ("the database", "the project"),
         next_steps=next_steps,
         files=(*placed.files, *(file.path for file in (draft.files if draft else ()))),
@@ -430,10 +464,14 @@ def conclude(run: Run[Parameters]) -> Outcome:
 def _next(run: Run[Parameters], placed: Placed, compared: Compared) -> Iterator[str]:
     for one in compared.changes.unseen:
         yield f"Look at it: {one.subject}: {one.detail}"
+    tried = run.taken("tried", Tried)
+    for found in tried.findings if tried else ():
+        if found.severity is not Severity.OK:
+            yield f"{found.severity}: {found.subject}: {found.detail} {found.remedy}".rstrip()
     hazards = run.taken("hazards", Hazards)
     if hazards and hazards.stops:
         yield f"`upgrade` will refuse it as it stands: {names_of(hazards.stops)}."
     if placed.files:
-        names = " ".join(path.name for path in placed.files)
+        names = " and ".join(short_path(path, 2) for path in placed.files)
         yield "Complete its title and its data checks; then `preview`, `rehearse` and `upgrade`."
         yield f"To take it back before it is applied, delete {names}."

@@ -1,9 +1,11 @@
-"""What a new revision is made of, as frozen dataclasses. Layer 0: imports nothing."""
+"""What a new revision is made of, as frozen dataclasses. Layer 0, on `playbook.records` alone."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+
+from playbook.records import Finding
 
 __all__ = [
     "CheckSkeleton",
@@ -13,6 +15,8 @@ __all__ = [
     "ModelChange",
     "ModelChanges",
     "Placed",
+    "Tried",
+    "TriedRevision",
     "Unseen",
 ]
 
@@ -92,6 +96,32 @@ class DraftSql:
     """(revision, SQL)."""
     method: str
     """How it was found: ``offline`` or ``observed``."""
+
+
+@dataclass(frozen=True)
+class TriedRevision:
+    """One revision up, down and up again; ``took_s`` in seconds, -1 for a way not gone."""
+
+    revision: str
+    took_s: tuple[float, ...]
+    rows_written: int
+    rewritten: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What came of a draft on a copy of the target; ``reason`` says why it was not tried."""
+
+    reason: str = ""
+    copied: str = ""
+    """How the copy was made, and where."""
+    tables: int = 0
+    """How many were compared by rows and fingerprints."""
+    revisions: tuple[TriedRevision, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    failures: tuple[str, ...] = ()
+    """What failed, in words; nothing is put into the project then."""
+    unread: str = ""
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from playbook.charts import Block, Facts, Items, Lines, Pill, Source, Sql, Table, Text, View
-from playbook.drafts import CheckSkeleton, Draft, DraftSql, ModelChanges, Placed
-from playbook.formats import count, short_path
+from playbook.charts import Block, Cell, Facts, Items, Lines, Number, Pill, Source, Sql, Table, Text, View
+from playbook.drafts import CheckSkeleton, Draft, DraftSql, ModelChanges, Placed, Tried
+from playbook.formats import count, seconds, short_path
+from playbook.records import Severity
 from playbook.revisions import join
-from playbook.view_parts import nothing
+from playbook.view_parts import FIGURE_WIDTH, SEVERITIES, nothing
 
 __all__ = ["VIEWS"]
 
@@ -86,6 +87,48 @@ def _skeleton(found: CheckSkeleton) -> View:
     return View((Text(title, Pill("skeleton", "look"), "heading"), Source(found.text, "sql")))
 
 
+def _tried(tried: Tried) -> View:
+    if tried.reason:
+        return nothing(f"It was not tried on a copy. {tried.reason}")
+    rows: tuple[tuple[Cell, ...], ...] = tuple(
+        (
+            one.revision,
+            *(Number(seconds(s) if s >= 0 else "not gone", FIGURE_WIDTH) for s in one.took_s),
+            Number(count(one.rows_written)),
+            ", ".join(one.rewritten) or "no table",
+        )
+        for one in tried.revisions
+    )
+    worst = max((one.severity for one in tried.findings), key=_weight, default=Severity.OK)
+    blocks: list[Block] = [
+        Text(f"Up, down and up again on a copy ({tried.copied}).", Pill(worst, SEVERITIES[worst])),
+        Table(("revision", "up", "down", "up again", "rows written", "rewritten"), rows),
+    ]
+    if tried.findings:
+        found = tuple(
+            (
+                Pill(one.severity, SEVERITIES[one.severity]),
+                one.code,
+                one.subject,
+                Lines(one.detail, (f"→ {one.remedy}",) if one.remedy else ()),
+            )
+            for one in tried.findings
+        )
+        blocks.append(Table(("", "what", "where", "detail and remedy"), found))
+    else:
+        tables = count(tried.tables, "table")
+        blocks.append(
+            Text(f"Afterwards the schema was the same, and so were the rows of {tables}.")
+        )
+    if tried.unread:
+        blocks.append(Text(tried.unread, style="small"))
+    return View(tuple(blocks))
+
+
+def _weight(severity: Severity) -> int:
+    return list(Severity).index(severity)
+
+
 def _placed(placed: Placed) -> View:
     if not placed.files:
         return nothing(placed.reason)
@@ -99,4 +142,5 @@ VIEWS: dict[type, Callable[[Any], View]] = {
     DraftSql: _sql,
     ModelChanges: _changes,
     Placed: _placed,
+    Tried: _tried,
 }
