@@ -67,7 +67,7 @@ def _after(draft: Draft) -> str:
     if draft.remaining is None:
         return "not compared again"
     if not draft.remaining:
-        return "the models and the database are the same"
+        return "Alembic finds no difference between the models and the database"
     return f"still different: {'; '.join(draft.remaining)}"
 
 

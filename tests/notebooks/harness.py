@@ -43,12 +43,12 @@ BACKED_UP = "backed up"
 """The state of a sandbox at head, of which there is a backup."""
 CHANGED = "models changed"
 """The state of a sandbox at head, where somebody has changed the models since."""
-_COLUMN = "    display_name: Mapped[str | None]\n"
-MODEL_CHANGE = (
-    _COLUMN,
-    f'{_COLUMN}    time_zone: Mapped[str] = mapped_column(server_default="UTC")\n',
-)
-"""What stands in models.py and what is written in its place, as a person would."""
+MODEL_CHANGES = {
+    "    display_name: Mapped[str | None]\n": "    display_name: Mapped[str | None]\n"
+    '    time_zone: Mapped[str] = mapped_column(server_default="UTC")\n',
+    "channel IN ('phone', 'web', 'app')": "channel IN ('phone', 'web', 'app', 'desk')",
+}
+"""What stands in models.py, and what a person would write in its place."""
 CELL_TIMEOUT_S = 120
 QUIET_KERNEL = "--IPKernelApp.log_level=ERROR"
 """Without it each kernel warns that it talks to its own machine without encryption."""
@@ -125,7 +125,9 @@ class PrivateProject:
         """Put the application's models as the project has them, or as somebody has changed them."""
         models = Path("lib", "voice_agent", "models.py")
         text = (ROOT / models).read_text("utf-8")
-        (self.folder / models).write_text(text.replace(*MODEL_CHANGE) if changed else text, "utf-8")
+        for old, new in MODEL_CHANGES.items() if changed else ():
+            text = text.replace(old, new)
+        (self.folder / models).write_text(text, "utf-8")
 
     def forget(self) -> None:
         """Delete what runs have left, also in the project."""
