@@ -79,7 +79,9 @@ class Draft:
     follows: tuple[str, ...]
     """The heads that it stands on."""
     remaining: tuple[str, ...] | None = None
-    """How the models still differ once it has run; None where that was not looked at."""
+    """How the models still differ once it has run; None where that is not known."""
+    unknown: str = "not compared again"
+    """Why it is not."""
     form: str = "as Alembic writes it"
 
     @property

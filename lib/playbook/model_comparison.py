@@ -90,7 +90,7 @@ def compare_models(
                 return Compared(changes, (), None)
             draft = _write(alembic, raw, wanted, message, make_folder(), graph)
         if compared_with == "revisions":
-            draft = replace(draft, remaining=_remaining(place, draft))
+            draft = _with_remaining(place, draft)
         with connect(place, read_only=True) as connection:
             keys = read_known(connection).keys
         checks = make_skeleton(draft.revisions[-1], operations, keys)
@@ -169,38 +169,30 @@ def _built(target: Target) -> Iterator[Target]:
 
 
 def check_draft(target: Target, draft: Draft, compared_with: str) -> Draft:
-    """Return a draft that was written anew with what it leaves different.
-
-    Raises:
-        MigrationFailed: it does not run on what the revisions build.
-    """
+    """Return a draft that was written anew with what it leaves different."""
     if compared_with != "revisions":
         return draft
     with _built(target) as place:
-        return replace(draft, remaining=_remaining(place, draft))
+        return _with_remaining(place, draft)
 
 
-def _remaining(place: Target, draft: Draft) -> tuple[str, ...]:
-    """Run a draft where the models were compared and return how they still differ.
+def _with_remaining(place: Target, draft: Draft) -> Draft:
+    """Run a draft where the models were compared and note how they still differ.
+
+    One that does not run there is no failure yet: on the target's rows it is tried later.
 
     Raises:
-        MigrationFailed: it does not run there.
+        SettingsError: it does not load.
     """
     with _opened(replace(place, drafts=str(draft.files[0].path.parent))) as alembic:
-        current = alembic.current()
-        for step in alembic.plan("upgrade", "heads", current):
-            try:
-                alembic.run(step, expected_current=current, session={})
-            except MigrationFailed as error:
-                raise MigrationFailed(
-                    f"The new revision {step.revision} does not run on an empty database at head: "
-                    f"{explain(error)}",
-                    revision=step.revision,
-                    statement=error.statement,
-                    sqlstate=error.sqlstate,
-                ) from error
+        try:
             current = alembic.current()
-        return tuple(alembic.drift())
+            for step in alembic.plan("upgrade", "heads", current):
+                alembic.run(step, expected_current=current, session={})
+                current = alembic.current()
+        except MigrationFailed as error:
+            return replace(draft, unknown=f"it does not run: {explain(error)}")
+        return replace(draft, remaining=tuple(alembic.drift()))
 
 
 def _look_beyond(

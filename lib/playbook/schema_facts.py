@@ -114,6 +114,7 @@ def compare_facts(
     return (
         *_checks(now, models, shared),
         *_enums(now, models),
+        *_enum_types(now, models, operations),
         *_columns(now, models, told),
     )
 
@@ -173,6 +174,33 @@ def _enums(now: SchemaFacts, models: SchemaFacts) -> list[Unseen]:
     return found
 
 
+def _enum_types(
+    now: SchemaFacts, models: SchemaFacts, operations: Sequence[Mapping[str, Any]]
+) -> list[Unseen]:
+    """Return enum types that a table would make a second time, or a column would not make."""
+    short = {_short(name): name for name in models.enums}
+    found = []
+    for op in operations:
+        columns = op["columns"] if op["kind"] == "CreateTableOp" else []
+        columns = [op["column"]] if op["kind"] == "AddColumnOp" else columns
+        for name in dict.fromkeys(str(c["type"]).rpartition(".")[2].strip('"') for c in columns):
+            full = short.get(name, "")
+            if full and full in now.enums and op["kind"] == "CreateTableOp":
+                detail = (
+                    f"The type is there already, and creating {op['table']} would make it again."
+                )
+                write = f"postgresql.ENUM(..., name={name!r}, create_type=False)"
+                found.append(Unseen("enum", full, detail, write))
+            elif full and full not in now.enums and op["kind"] == "AddColumnOp":
+                detail = f"Adding the column to {op['table']} may not make its type: make it first."
+                values = ", ".join(
+                    "'" + value.replace("'", "''") + "'" for value in models.enums[full]
+                )
+                write = f"op.execute({f'CREATE TYPE {full} AS ENUM ({values})'!r})"
+                found.append(Unseen("enum", full, detail, write))
+    return found
+
+
 def _add_value(name: str, value: str) -> str:
     text = value.replace("'", "''")
     return f"    op.execute({f'''ALTER TYPE {name} ADD VALUE IF NOT EXISTS '{text}' '''.strip()!r})"
@@ -204,8 +232,8 @@ def _columns(now: SchemaFacts, models: SchemaFacts, told: Mapping[Key, set[str]]
 
 
 def _is_own(was: str, new: str) -> bool:
-    """Say whether a default is that of a key, which a sequence or an identity gives alike."""
-    return all(text == "identity" or text.startswith("nextval(") for text in (was, new))
+    """Say whether a default is of a numbered key: Alembic leaves those to the database on purpose."""
+    return any(text == "identity" or text.startswith("nextval(") for text in (was, new))
 
 
 def mentions(now: SchemaFacts, operations: Sequence[Mapping[str, Any]]) -> tuple[Unseen, ...]:

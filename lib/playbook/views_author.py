@@ -5,7 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from playbook.charts import Block, Cell, Facts, Items, Lines, Number, Pill, Source, Sql, Table, Text, View
+from playbook.charts import (
+    Block,
+    Cell,
+    Facts,
+    Items,
+    Lines,
+    Number,
+    Pill,
+    Source,
+    Sql,
+    Table,
+    Text,
+    View,
+)
 from playbook.drafts import CheckSkeleton, Draft, DraftSql, ModelChanges, Placed, Tried
 from playbook.formats import count, seconds, short_path
 from playbook.records import Severity
@@ -65,7 +78,7 @@ def _draft(draft: Draft) -> View:
 
 def _after(draft: Draft) -> str:
     if draft.remaining is None:
-        return "not compared again"
+        return draft.unknown
     if not draft.remaining:
         return "Alembic finds no difference between the models and the database"
     return f"still different: {'; '.join(draft.remaining)}"

@@ -10,7 +10,15 @@ from pathlib import Path
 
 import papermill
 import pytest
-from harness import BACKED_UP, CHANGED, NOTEBOOKS, RUNBOOKS, code_cells, plain_outputs, read_notebook
+from harness import (
+    BACKED_UP,
+    CHANGED,
+    NOTEBOOKS,
+    RUNBOOKS,
+    code_cells,
+    plain_outputs,
+    read_notebook,
+)
 from nbformat import NotebookNode
 from regenerate import form_problems
 
