@@ -39,7 +39,7 @@ from playbook.records import (
 from playbook.revision_names import check_id, check_message
 from playbook.revision_steps import known_fills, split_draft
 from playbook.revisions import at_head, join, pending
-from playbook.stages import read_fills
+from playbook.stages import has_parts, read_fills
 from playbook.targets import parse_size_bytes
 from playbook.trial import must_have_passed, try_draft
 
@@ -353,7 +353,7 @@ def rewrite_draft(run: Run[Parameters]) -> Draft | Note:
 
 
 def _offer(hazards: Hazards) -> str:
-    offered = [one for one in hazards.items if one.rewrite and one.severity is not Severity.OK]
+    offered = [one for one in hazards.items if has_parts(one)]
     if not offered:
         return "No statement needs a safer form."
     return (

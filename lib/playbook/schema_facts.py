@@ -232,7 +232,7 @@ def _columns(now: SchemaFacts, models: SchemaFacts, told: Mapping[Key, set[str]]
 
 
 def _is_own(was: str, new: str) -> bool:
-    """Say whether a default is of a numbered key: Alembic leaves those to the database on purpose."""
+    """Say whether a default is of a numbered key: Alembic leaves those alone on purpose."""
     return any(text == "identity" or text.startswith("nextval(") for text in (was, new))
 
 

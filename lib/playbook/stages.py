@@ -22,7 +22,7 @@ from playbook.records import ColumnFact, Hazard, Severity
 from playbook.rewrites import Part, parts_of
 from playbook.statements import is_of_version_table, parse_statement, parse_statements, tables_in
 
-__all__ = ["Stage", "is_fill", "read_fills", "split_revision"]
+__all__ = ["Stage", "has_parts", "is_fill", "read_fills", "split_revision"]
 
 Fills = Mapping[tuple[str, str], str]
 """What old rows get in a new column, as SQL, by table (without its schema) and column."""
@@ -76,8 +76,7 @@ def split_revision(
     builder = _Builder()
     changed = False
     for number, (text, node) in enumerate(forward):
-        hazard = _hazard(text, hazards)
-        parts = _parts(hazard, text, columns, fills) if hazard else []
+        parts = _parts(text, hazards, columns, fills)
         if isinstance(parts, str):
             return [], parts
         changed |= bool(parts)
@@ -130,23 +129,36 @@ def _own(sql: str) -> list[tuple[str, Any]]:
     ]
 
 
-def _hazard(text: str, hazards: Sequence[Hazard]) -> Hazard | None:
-    found = [
-        h for h in hazards if h.statement == text and h.severity is not Severity.OK and h.rewrite
-    ]
-    return max(found, key=lambda h: list(Severity).index(h.severity), default=None)
+def has_parts(hazard: Hazard) -> bool:
+    """Say whether a hazard's statement has a form in steps, whatever else its rewrite shows."""
+    return hazard.severity is not Severity.OK and bool(parts_of(_rule(hazard), hazard.statement))
+
+
+def _rule(hazard: Hazard) -> str:
+    """Return the rule whose rewrite helps: rows that lack a value were counted for another one."""
+    return "adding-required-field" if hazard.rule == "rows-lack-a-value" else hazard.rule
 
 
 def _parts(
-    hazard: Hazard,
     text: str,
+    hazards: Sequence[Hazard],
     columns: Mapping[str, Sequence[ColumnFact]],
     fills: Fills,
 ) -> list[Part] | str:
-    """Return the parts of a statement's rewrite, or why there are none."""
-    facts = columns.get(hazard.table, ())
+    """Return the parts of a statement's rewrite, none if it may stay, or why it cannot be had."""
+    found = [h for h in hazards if h.statement == text and h.severity is not Severity.OK]
+    for hazard in sorted(found, key=lambda h: -list(Severity).index(h.severity)):
+        facts = columns.get(hazard.table, ())
+        parts = parts_of(_rule(hazard), text, facts)
+        if parts:
+            return _filled(parts, fills, facts)
+    return []
+
+
+def _filled(parts: Sequence[Part], fills: Fills, facts: Sequence[ColumnFact]) -> list[Part] | str:
+    """Return the parts with what old rows get in place of its comment, or why that is not known."""
     made: list[Part] = []
-    for part in parts_of(hazard.rule, text, facts):
+    for part in parts:
         needed = _NEEDS_FILL.match(part.sql)
         if not needed:
             made.append(part)
