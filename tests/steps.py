@@ -8,7 +8,18 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from playbook import author, backup, init, preview, restore, rollback, status, upgrade, verify
+from playbook import (
+    author,
+    backup,
+    init,
+    preview,
+    rehearse,
+    restore,
+    rollback,
+    status,
+    upgrade,
+    verify,
+)
 from playbook.database import connect, fetch
 from playbook.dump import dump_schema, find_client_tools
 from playbook.snapshot import take_snapshot
@@ -25,6 +36,8 @@ STEPS: dict[ModuleType, tuple[str, ...]] = {
              "plan_retention", "prune_backups", "conclude"),
     preview: ("show_target", "read_revisions", "plan_migration", "find_hazards", "measure_tables",
               "find_loss", "write_files", "conclude"),
+    rehearse: ("show_target", "read_revisions", "check_preflight", "plan_rehearsal",
+               "run_rehearsal", "show_copy", "judge", "conclude"),
     upgrade: ("show_target", "read_revisions", "plan_upgrade", "check_preflight", "take_backup",
               "take_before_snapshot", "run_upgrade", "compare_data", "check_data", "check_schema",
               "find_drift", "conclude"),

@@ -14,6 +14,7 @@ __all__ = [
     "backup",
     "init",
     "preview",
+    "rehearse",
     "restore",
     "rollback",
     "status",

@@ -118,7 +118,7 @@ class Alembic:
                 text=True,
                 encoding="utf-8",
                 cwd=target.project,
-                env=os.environ | target.libpq_environment(),
+                env=os.environ | target.libpq_environment() | dict(target.environment),
                 start_new_session=True,
             )
         except OSError as error:

@@ -115,7 +115,7 @@ def check(target: Target, server: ServerInfo, question: Question) -> Checks:
             *_for_what_runs(connection, server, question),
             find_row_security(connection, question.tables),
             _other_run(connection),
-            _last_run(question.receipts, question.graph),
+            _last_run([r for r in question.receipts if r.runbook != "rehearse"], question.graph),
             *find_obstacles(connection, question.locks, question.sql, question.tables),
             _indexes(connection),
             _constraints(connection),

@@ -215,7 +215,7 @@ class _Trip:
         except WrongDatabase:
             raise
         except PlaybookError as error:
-            self._failed(step, error)
+            self._failed(step, error, again=again)
             return None
         self.current = applied.to_revisions
         result, measured = applied.steps[0], self.alembic.measured
@@ -243,7 +243,7 @@ class _Trip:
     def _tables(self) -> set[str]:
         return {name for (name,) in fetch(self.eye, TABLES)}
 
-    def _failed(self, step: PlanStep, error: PlaybookError) -> None:
+    def _failed(self, step: PlanStep, error: PlaybookError, *, again: bool) -> None:
         """Note a failure and where the copy is now."""
         left = self.alembic.committed.left_transaction
         kind = getattr(error, "kind", "")
@@ -251,8 +251,13 @@ class _Trip:
             self.troubles.append(without_way_down(step, NO_WAY_DOWN[kind]))
             return
         self.current = self.alembic.current()
-        on_empty = ""
-        if step.direction == "upgrade" and not left and step.revision not in self.current:
+        on_empty = "again" if again else ""
+        if (
+            not again
+            and step.direction == "upgrade"
+            and not left
+            and step.revision not in self.current
+        ):
             on_empty = self._on_empty(step)
         self.troubles.append(of_failure(step, error, on_empty=on_empty))
 

@@ -37,9 +37,9 @@ from playbook.rehearsals import CopyMade
 from playbook.sandbox import ensure_server
 from playbook.sandbox_databases import FILE_COPY_FROM_BYTES
 from playbook.sandbox_databases import maintenance_target as sandbox_maintenance
-from playbook.targets import Target
+from playbook.targets import Target, led_elsewhere
 
-__all__ = ["METHODS", "SANDBOX", "CopyWanted", "make_copy"]
+__all__ = ["METHODS", "SANDBOX", "CopyWanted", "make_copy", "way_of_copying"]
 
 METHODS = ("auto", "template", "dump")
 SANDBOX = "sandbox"
@@ -120,19 +120,33 @@ def make_copy(
         )
 
 
+def way_of_copying(wanted: CopyWanted) -> tuple[str, str]:
+    """Return how a copy would be made as things are now, and why so, in a sentence."""
+    if wanted.backup:
+        return "from the backup", "It is restored and compared with its manifest."
+    if wanted.elsewhere:
+        why_not = _why_no_template(wanted, None)
+    else:
+        with connect(maintenance_target(wanted.target), read_only=True) as admin:
+            why_not = _why_no_template(wanted, admin)
+    if why_not:
+        return "from a fresh dump", f"PostgreSQL does not copy it by template: {why_not}."
+    return "by template", "Nobody is connected; who connects meanwhile waits until it is copied."
+
+
 def _place(wanted: CopyWanted) -> tuple[Target, Target]:
     """Return a target for statements about whole databases, and the copy's."""
     name = scratch_name("rehearse")
     if not wanted.elsewhere:
         copy = replace(wanted.target.with_conninfo(dbname=name), protected=False)
-        return maintenance_target(wanted.target), copy
+        return maintenance_target(wanted.target), led_elsewhere(wanted.target, copy)
     project = wanted.target.project
     server = ensure_server(project)
     admin = sandbox_maintenance(project, server.socket_directory)
     copy = replace(
         wanted.target, kind=SANDBOX, protected=False, conninfo={**admin.conninfo, "dbname": name}
     )
-    return admin, copy
+    return admin, led_elsewhere(wanted.target, copy)
 
 
 def _drop(admin: Target, name: str) -> None:
@@ -187,7 +201,7 @@ def _fill(
         return "dump", _restore(wanted, admin, copy, folder, None)
 
 
-def _why_no_template(wanted: CopyWanted, admin: Connection) -> str:
+def _why_no_template(wanted: CopyWanted, admin: Connection | None) -> str:
     """Return why PostgreSQL is not to copy the database's files; "" if it may."""
     if wanted.method == "dump":
         return "a dump was asked for"
@@ -195,7 +209,7 @@ def _why_no_template(wanted: CopyWanted, admin: Connection) -> str:
         return "the sandbox is another server"
     if wanted.target.protected:
         return "it is protected, and whoever connects meanwhile would wait"
-    sessions = sessions_on(admin, wanted.server.database)
+    sessions = sessions_on(admin, wanted.server.database) if admin else ()
     return f"it has {count(len(sessions), 'session')}" if sessions else ""
 
 

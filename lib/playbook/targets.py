@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
 import psycopg2
 from psycopg2.extensions import parse_dsn
@@ -24,6 +24,7 @@ from playbook.errors import SettingsError
 __all__ = [
     "PROJECT_INI",
     "Target",
+    "led_elsewhere",
     "load_target",
     "parse_duration_s",
     "parse_size_bytes",
@@ -107,6 +108,10 @@ class Target:
     """The module (run by ``python -m``) that fills a new sandbox database; "" leaves it empty."""
     drafts: str = ""
     """A folder of revision files that are not in the project yet; Alembic takes them as its own."""
+    variable: str = ""
+    """The environment variable that holds its URL, where one does: env.py may read it, too."""
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Variables that its child processes get in place of this process's own."""
 
     @property
     def project(self) -> Path:
@@ -156,6 +161,23 @@ class Target:
         """Return the variables that give a child process the secrets (and only those)."""
         password = self.conninfo.get("password")
         return {"PGPASSWORD": password} if password else {}
+
+
+def led_elsewhere(original: Target, copy: Target) -> Target:
+    """Return a copy's target whose child processes read its URL from the original's variable.
+
+    A project whose env.py reads that variable itself is so led to the copy. Driver and query of the
+    URL stay, and its password where the server is the same.
+    """
+    if not original.variable:
+        return copy
+    text = os.environ.get(original.variable, "")
+    parts = urlsplit(text)
+    if original.conninfo.get("host") == copy.conninfo.get("host") and parts.netloc:
+        url = parts._replace(path=f"/{quote(copy.database, safe='')}").geturl()
+    else:
+        url = copy.sqlalchemy_url(parts.scheme.partition("+")[2] or "psycopg2")
+    return replace(copy, environment={original.variable: url})
 
 
 def redact(text: str) -> str:
@@ -283,6 +305,7 @@ def load_target(database: str = SANDBOX, alembic_ini: str | Path = "") -> Target
         lock_timeout=options.get("lock_timeout", "2s"),
         python=options.get("python", ""),
         seed=options.get("seed", ""),
+        variable=url.removeprefix("env:") if url.startswith("env:") else "",
     )
 
 

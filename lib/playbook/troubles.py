@@ -165,10 +165,12 @@ def find_dropped(step: PlanStep, up: Look, down: Look, again: Look) -> Iterator[
         gone = _columns_gone(table, there)
         if gone:
             same = returned is not None and set(gone) <= set(returned.columns)
-            name = f"{table.name}.{gone[0].column}"
-            name += "".join(f", {column.column}" for column in gone[1:])
-            held = max(column.non_null_rows for column in gone)
-            yield _drops(step, name, f"with up to {count(held, 'value')}", same)
+            held = count(max(column.non_null_rows for column in gone), "value")
+            names = ", ".join(column.column for column in gone)
+            if len(gone) == 1:
+                yield _drops(step, f"{table.name}.{names}", f"with {held}", same)
+            else:
+                yield _drops(step, table.name, f"with up to {held} each", same, f"{names} of ")
 
 
 def _columns_gone(table: TableSnapshot, there: TableSnapshot) -> list[ColumnSnapshot]:
@@ -189,7 +191,7 @@ def _prints(columns: Sequence[ColumnSnapshot]) -> tuple[str, ...]:
     return tuple(column.fingerprint for column in columns)
 
 
-def _drops(step: PlanStep, name: str, held: str, same: bool) -> Trouble:
+def _drops(step: PlanStep, name: str, held: str, same: bool, parts: str = "") -> Trouble:
     again = "the second upgrade brought them back" if same else "a second upgrade does not yield it"
     return Trouble(
         "drops-data",
@@ -197,7 +199,7 @@ def _drops(step: PlanStep, name: str, held: str, same: bool) -> Trouble:
         step.revision,
         "downgrade",
         name,
-        f"The downgrade drops it {held}; {again}.",
+        f"The downgrade drops {parts}it, {held}; {again}.",
         "What the application writes there later, `rollback` saves to files; Alembic's own "
         "downgrade does not.",
     )
@@ -242,16 +244,20 @@ def of_failure(step: PlanStep, error: PlaybookError, *, on_empty: str = "") -> T
     """Return the trouble of a revision that failed.
 
     Args:
-        on_empty: ``passes`` or ``fails``: what it does on an empty copy; "" if nobody tried.
+        on_empty: ``passes`` or ``fails``: what it does on an empty copy; ``again``: it passed the
+            first time; "" if neither is known.
     """
     words = {
         "passes": " It passes on an empty copy of the schema: the rows are in its way.",
         "fails": " It fails on an empty copy of the schema, too.",
+        "again": " It passed the first time: what the downgrade left is in its way.",
     }
     half = isinstance(error, MigrationFailed) and not error.transactional
     remedy = "Mend the revision file."
     if on_empty == "passes":
         remedy = "Correct the rows first, or let the revision do it: `preview` shows which."
+    elif on_empty == "again":
+        remedy = "Mend the downgrade."
     return Trouble(
         "failed",
         Severity.STOP,

@@ -22,6 +22,7 @@ from nbformat import NotebookNode
 from playbook import sandbox
 from playbook.archive import take_backup
 from playbook.database import connect, fetch, server_info
+from playbook.migrate import Alembic
 from playbook.targets import Target, load_target
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,6 +35,7 @@ RUNBOOKS = (
     "author",
     "backup",
     "preview",
+    "rehearse",
     "upgrade",
     "verify",
     "rollback",
@@ -49,6 +51,8 @@ MODEL_CHANGES = {
     "channel IN ('phone', 'web', 'app')": "channel IN ('phone', 'web', 'app', 'desk')",
 }
 """What stands in models.py, and what a person would write in its place."""
+BEHIND = "one revision behind"
+"""The state of a sandbox whose last revision is pending, rows in the tables before it."""
 CELL_TIMEOUT_S = 120
 QUIET_KERNEL = "--IPKernelApp.log_level=ERROR"
 """Without it each kernel warns that it talks to its own machine without encryption."""
@@ -114,11 +118,13 @@ class PrivateProject:
         """Make a database anew and forget every run and backup; return its target."""
         self.forget()
         self.write_models(changed=state == CHANGED)
-        seeded = "head" if state in (BACKED_UP, CHANGED) else state
+        seeded = {BACKED_UP: "head", CHANGED: "head", BEHIND: "legacy"}.get(state, state)
         with self.entered():
             target = sandbox.reset_database(load_target(database, self.alembic_ini), seeded)
         if state == BACKED_UP:
             back_up(target)
+        if state == BEHIND:
+            go_on(target)
         return target
 
     def write_models(self, *, changed: bool) -> None:
@@ -153,6 +159,16 @@ def back_up(target: Target) -> None:
         server = server_info(connection)
         rows = fetch(connection, "SELECT version_num FROM alembic_version ORDER BY version_num")
     take_backup(target, server, [row[0] for row in rows], directory="backups")
+
+
+def go_on(target: Target) -> None:
+    """Apply the pending revisions but the last."""
+    with connect(target, read_only=True) as connection:
+        server = server_info(connection)
+    with Alembic(target) as alembic:
+        alembic.open(target, server, session={})
+        for step in alembic.plan("upgrade", "head", alembic.current())[:-1]:
+            alembic.run(step, expected_current=alembic.current(), session={})
 
 
 def make_project() -> PrivateProject:

@@ -284,6 +284,15 @@ IN_PROCESS = (
     Case("restore", "sessions to end without a swap", {"end_sessions": True}, ("end_sessions",)),
     Case("restore", "jobs below zero", {"jobs": -1}, ("jobs", "0")),
     Case("restore", "another server not known", {"to": "nope"}, ("'nope'", "sandbox")),
+    # what rehearse alone takes
+    Case("rehearse", "an unknown name", {"backup": "x"}, ("'backup'", "-r from_backup")),
+    Case("rehearse", "a place not known", {"where": "moon"}, ("'moon'", "-r where sandbox")),
+    Case("rehearse", "a way to copy not known", {"copy_by": "magic"}, ("'magic'", "template")),
+    Case("rehearse", "a lock without a unit", {"lock_allowed": "300"}, ("lock_allowed", "500ms")),
+    Case("rehearse", "WAL in apples", {"wal_allowed": "5 apples"}, ("wal_allowed", "500MB")),
+    Case("rehearse", "a revision not there", {"target": "zz"}, ("'zz'",)),
+    Case("rehearse", "no backup there is", {"from_backup": "latest"},
+         ("No backup of", "-r from_backup"), "BackupFailed"),
     Case("upgrade", "a file for the runs", {}, ("-r output_dir",), make=file("output_dir", "")),
     # what was made earlier
     Case("upgrade", "a plan not there", {"plan": "/nowhere/plan.json"}, ("/nowhere", "-r plan")),

@@ -12,6 +12,7 @@ import papermill
 import pytest
 from harness import (
     BACKED_UP,
+    BEHIND,
     CHANGED,
     NOTEBOOKS,
     RUNBOOKS,
@@ -23,7 +24,7 @@ from nbformat import NotebookNode
 from regenerate import form_problems
 
 MOST_LINES = 8
-STATES = {"legacy", "head", "empty", BACKED_UP, CHANGED}
+STATES = {"legacy", "head", "empty", BACKED_UP, BEHIND, CHANGED}
 HEADINGS = ("Parameters", "Target", "Preflight", "Outcome")
 FORBIDDEN = (
     ast.FunctionDef,

@@ -38,6 +38,7 @@ FILES = {
     "init": {"receipt.json"},
     "backup": {"receipt.json"},
     "restore": {"receipt.json"},
+    "rehearse": {"receipt.json", "rehearsal.json"},
     "preview": {"migration.sql", "rollback.sql", "plan.json"},
     "upgrade": UPGRADE_FILES,
     "rollback": {
