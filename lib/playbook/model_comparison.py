@@ -30,7 +30,7 @@ from playbook.records import RevisionGraph
 from playbook.revision_names import next_id, suggest_message
 from playbook.sandbox import drop_database, open_target
 from playbook.schema_facts import compare_facts, mentions, read_facts
-from playbook.targets import Target
+from playbook.targets import Target, led_elsewhere
 
 __all__ = ["AGAINST", "Compared", "Wanted", "check_draft", "compare_models"]
 
@@ -252,6 +252,6 @@ def _scratch(target: Target) -> Iterator[Target]:
     with held(beside):
         copy = open_target(beside, state="empty")
         try:
-            yield copy
+            yield led_elsewhere(target, copy)
         finally:
             drop_database(copy)

@@ -35,7 +35,8 @@ _COMPARED = {
 
 
 def _changes(found: ModelChanges) -> View:
-    blocks: list[Block] = [Text(f"Compared with {_COMPARED[found.compared_with]}.", style="small")]
+    place = _COMPARED.get(found.compared_with, found.compared_with)
+    blocks: list[Block] = [Text(f"Compared with {place}.", style="small")]
     if found.changes:
         rows = tuple(
             (Pill("destroys", "bad") if one.destroys else "", one.text) for one in found.changes
