@@ -347,7 +347,9 @@ def rewrite_draft(run: Run[Parameters]) -> Draft | Note:
         draft = check_draft(run.target, draft, compared.changes.compared_with)
     run.note("draft written in steps", draft=[str(file.path) for file in draft.files])
     run.keep("hazards", weigh_hazards(run.target, _plan(run, draft)))
-    checks = replace(compared.checks, revision=draft.revisions[-1])
+    old, last = compared.checks.revision, draft.revisions[-1]
+    text = compared.checks.text.replace(old, last) if old else ""
+    checks = replace(compared.checks, revision=last, text=text)
     run.keep("compared", replace(compared, draft=draft, checks=checks))
     return draft
 

@@ -55,7 +55,7 @@ def check_message(message: str) -> None:
         problem = "has a character that cannot stand in a revision file's title"
     else:
         words = re.findall(r"[^\W_]+", message.lower())
-        telling = [word for word in words if word not in VAGUE and not word.isdigit()]
+        telling = [w for w in words if w not in VAGUE and len(w) > 2 and not w.isdigit()]
         if not telling:
             problem = "does not say what changes"
         elif len(words) < 2:

@@ -27,7 +27,15 @@ __all__ = ["Stage", "has_parts", "is_fill", "read_fills", "split_revision"]
 Fills = Mapping[tuple[str, str], str]
 """What old rows get in a new column, as SQL, by table (without its schema) and column."""
 _NEEDS_FILL = re.compile(r"^-- UPDATE (?P<table>\S+) SET (?P<column>\S+) = \.\.\.")
-_TITLES = {"plain": "the tables", "scan": "validate", "alone": "beside the writers"}
+_TITLES = (
+    (r"^DO\b|^UPDATE\b", "fill"),
+    (r"^CREATE (?:UNIQUE )?INDEX\b", "build the index"),
+    (r"\bVALIDATE CONSTRAINT\b", "validate"),
+    (r"\bSET NOT NULL\b", "set not null"),
+    (r"\bADD (?:CONSTRAINT|FOREIGN KEY|CHECK)\b", "add constraints"),
+    (r"\bADD COLUMN\b", "add columns"),
+)
+"""How a step begins, and what it is called."""
 
 
 @dataclass
@@ -41,8 +49,10 @@ class Stage:
 
     @property
     def title(self) -> str:
-        """What it is about, in a few words."""
-        return _TITLES[self.kind]
+        """What it begins with, in a few words."""
+        first = self.up[0].sql if self.up else ""
+        found = (title for pattern, title in _TITLES if re.search(pattern, first, re.IGNORECASE))
+        return next(found, "change the tables")
 
     @property
     def upgrade(self) -> str:
