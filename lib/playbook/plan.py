@@ -42,7 +42,7 @@ from playbook.salvage import find_loss
 from playbook.sandbox import drop_database, open_target
 from playbook.statements import dropped_objects, tables_in
 from playbook.suspects import find_suspects
-from playbook.targets import Target
+from playbook.targets import Target, led_elsewhere
 
 __all__ = ["METHODS", "build_plan", "read_plan_hash", "reverse_sql", "weigh_hazards"]
 
@@ -275,7 +275,7 @@ def _empty_copy(target: Target) -> Iterator[Target]:
         target.with_conninfo(), kind="sandbox", seed="", conninfo={"dbname": name}, protected=False
     )
     with held(beside):
-        copy = open_target(beside, state="empty")
+        copy = led_elsewhere(target, open_target(beside, state="empty"))
         try:
             try:
                 load_sql(schema, copy, tools=tools)
@@ -290,7 +290,7 @@ def _empty_copy(target: Target) -> Iterator[Target]:
 
 @contextmanager
 def _copy_on_server(target: Target, name: str, schema: str) -> Iterator[Target]:
-    copy = target.with_conninfo(dbname=name)
+    copy = led_elsewhere(target, target.with_conninfo(dbname=name))
     quoted = sql.Identifier(name)
     with connect(target) as admin, admin.cursor() as cursor:
         tools = find_client_tools(server_info(admin).version_num)

@@ -123,8 +123,8 @@ def _lock(done: Sequence[Rehearsed], what: str, code: str, words: str, allowed: 
     found = [(_longest(one, what), one.revision) for one in done]
     locks = [(lock, revision) for lock, revision in found if lock]
     if not locks:
-        none = f"No {'reader or writer' if what == 'reads' else 'writer'} is kept waiting."
-        return Finding(code, Severity.OK, "locks", none)
+        who = {"reads": "readers", "writes": "writers"}[what]
+        return Finding(code, Severity.OK, "locks", f"None keeps {who} waiting.")
     lock, revision = max(locks, key=lambda pair: pair[0].held_s)
     severity = Severity.OK if lock.held_s <= allowed.lock_s else Severity.WARN
     if lock.held_s > allowed.lock_stop_s:

@@ -5,7 +5,6 @@ Seconds and bytes, as the names say; tables are ``schema.table``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from playbook.locks import blocks
@@ -21,7 +20,6 @@ __all__ = [
     "Rehearsed",
     "RoundTrip",
     "Trouble",
-    "longest",
 ]
 
 
@@ -170,7 +168,7 @@ class CopyMade:
     how: str
     """``template``, ``dump`` or ``backup``."""
     where: str
-    """``the same server`` or ``the sandbox``."""
+    """``on the same server`` or ``in the sandbox``."""
     source: str
     """The database, or the name of the backup's folder."""
     duration_s: float
@@ -208,9 +206,3 @@ class Rehearsal:
     expected_s: tuple[tuple[str, float], ...]
     problems: tuple[str, ...] = ()
     """What stopped it, each with its revision."""
-
-
-def longest(passages: Sequence[Passage], what: str) -> HeldLock | None:
-    """Return the lock that kept ``reads`` or ``writes`` waiting for longest; None if none did."""
-    found = [lock for one in passages for lock in one.held if what in lock.blocks]
-    return max(found, key=lambda lock: lock.held_s, default=None)

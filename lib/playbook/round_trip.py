@@ -15,7 +15,7 @@ from psycopg2.extensions import connection as Connection
 
 from playbook.apply import apply_plan
 from playbook.database import connect, fetch, server_info
-from playbook.errors import MigrationFailed, PlaybookError, WrongDatabase
+from playbook.errors import AlembicDied, MigrationFailed, PlaybookError, WrongDatabase
 from playbook.migrate import Alembic
 from playbook.patience import Limits
 from playbook.plan import build_plan
@@ -250,6 +250,8 @@ class _Trip:
         if step.direction == "downgrade" and kind in NO_WAY_DOWN and not left:
             self.troubles.append(without_way_down(step, NO_WAY_DOWN[kind]))
             return
+        if isinstance(error, AlembicDied):
+            self.alembic.restart(self.server)
         self.current = self.alembic.current()
         on_empty = "again" if again else ""
         if (

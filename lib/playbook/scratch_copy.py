@@ -111,7 +111,7 @@ def make_copy(
             CopyMade(
                 database=copy.database,
                 how=how,
-                where="the sandbox" if wanted.elsewhere else "the same server",
+                where="in the sandbox" if wanted.elsewhere else "on the same server",
                 source=wanted.backup.directory.name if wanted.backup else wanted.server.database,
                 duration_s=round(time.monotonic() - began, 3),
                 size_bytes=made.size_bytes,

@@ -13,16 +13,13 @@ from playbook.view_parts import FIGURE_WIDTH, nothing, size_cell
 
 __all__ = ["VIEWS"]
 
-HEADERS = (
-    "revision", "way", "took", "rows written", "WAL", "growth", "attempts", "rewritten",
-    "in transaction", "locks that keep others waiting",
-)  # fmt: skip
+HEADERS = ("revision", "way", "took", "rows written", "WAL", "growth", "locks and what else")
 
 
 def _copy(copy: CopyMade) -> View:
     facts = (
         ("of", short_path(copy.source, 1)),
-        ("made", f"{_HOW[copy.how]}, on {copy.where}, in {seconds(copy.duration_s)}"),
+        ("made", f"{_HOW.get(copy.how, copy.how)}, {copy.where}, in {seconds(copy.duration_s)}"),
         ("size", bytes_text(copy.size_bytes)),
         *(("remark", remark) for remark in copy.remarks),
     )
@@ -67,8 +64,7 @@ def _rows(one: Rehearsed) -> Iterator[tuple[Cell, ...]]:
 
 
 def _row(revision: str, word: str, passage: Passage) -> tuple[Cell, ...]:
-    locks = [f"{lock.mode} on {lock.table} for {seconds(lock.held_s)}" for lock in passage.held]
-    locks = locks or ["none"]
+    first, *others = [*_locks(passage), *_remarks(passage)]
     return (
         Code(revision),
         word,
@@ -76,11 +72,22 @@ def _row(revision: str, word: str, passage: Passage) -> tuple[Cell, ...]:
         Number(count(passage.rows_written)),
         size_cell(passage.wal_bytes),
         size_cell(max(0, passage.grown_bytes)),
-        Number(count(passage.attempts)),
-        ", ".join(passage.rewritten) or "no table",
-        "yes" if passage.transactional else Pill("no", "look"),
-        Lines(locks[0], tuple(locks[1:])),
+        Lines(first, tuple(others)),
     )
+
+
+def _locks(passage: Passage) -> list[str]:
+    found = [f"{lock.mode} on {lock.table} for {seconds(lock.held_s)}" for lock in passage.held]
+    return found or ["keeps nobody waiting"]
+
+
+def _remarks(passage: Passage) -> Iterator[str]:
+    """Say what is out of the ordinary."""
+    yield from (f"rewrites {table}" for table in passage.rewritten)
+    if not passage.transactional:
+        yield "leaves its transaction"
+    if passage.attempts > 1:
+        yield f"{count(passage.attempts, 'attempt')} to get its locks"
 
 
 VIEWS: dict[type, Callable[[Any], View]] = {

@@ -22,7 +22,17 @@ from playbook import archive, rehearse, status, upgrade
 from playbook.database import connect, fetch, server_info
 from playbook.errors import BackupFailed, GuardRefused, VerifyFailed, WrongDatabase
 from playbook.new_database import maintenance_target
-from playbook.records import Applied, BackupManifest, Checks, Finding, Outcome, Severity
+from playbook.records import (
+    Applied,
+    BackupManifest,
+    Checks,
+    Finding,
+    Outcome,
+    ServerInfo,
+    Severity,
+)
+from playbook.rehearsal_checks import _extensions as extensions_finding
+from playbook.rehearsal_checks import _version as version_finding
 from playbook.rehearsed import FILE
 from playbook.room import copy_room, folder_room
 from playbook.targets import PROJECT_INI, Target, load_target
@@ -178,9 +188,9 @@ def test_the_copy_is_made_by_template_where_nobody_is_connected_else_by_a_dump(
     namespace = small({"r1": FILLED, "r2": WIDER})
     name = fresh_database.database
 
-    assert copy_of(namespace) == ("template", "the same server", name)
+    assert copy_of(namespace) == ("template", "on the same server", name)
     with session(fresh_database):
-        assert copy_of(namespace) == ("dump", "the same server", name)
+        assert copy_of(namespace) == ("dump", "on the same server", name)
         with pytest.raises(GuardRefused, match="by template: it has 1 session"):
             go(rehearse, namespace, copy_by="template")
     assert scratch(fresh_database) == []
@@ -200,7 +210,7 @@ def test_a_rehearsal_from_a_backup_proves_it(small: Small, fresh_database: Targe
 
     made = copy_of(namespace, from_backup="latest")
 
-    assert made == ("backup", "the same server", manifest.directory.name)
+    assert made == ("backup", "on the same server", manifest.directory.name)
     proven = archive.read_manifest(manifest.directory)
     assert (manifest.verified, proven.verified) == ("archive", "restore")
     assert proven.restore_s > 0
@@ -242,7 +252,9 @@ def test_a_rehearsal_works_on_other_versions_and_from_them_in_the_sandbox(
 
         run = go(rehearse, namespace, before="conclude", where=where)
 
-        assert run.taken("copy", object).where == ("the sandbox" if where else "the same server")
+        assert run.taken("copy", object).where == (
+            "in the sandbox" if where else "on the same server"
+        )
         version = finding(run.taken("preflight", Checks), "sandbox-version")
         assert (version and version.severity) == (Severity.WARN if where else None)
         assert run.taken("judged", Checks).stops == ()
@@ -250,32 +262,32 @@ def test_a_rehearsal_works_on_other_versions_and_from_them_in_the_sandbox(
         assert scratch(target) == []
 
 
-def test_an_older_sandbox_is_refused(
-    staging: Callable[..., Any], password_server: PrivateServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PLAYBOOK_SANDBOX_POSTGRES", "16")
-    monkeypatch.setenv("PGPASSWORD", password_server.password)
-    project = staging({"r1": FILLED, "r2": WIDER})
-    with password_server.database() as name:
-        namespace = {"database": password_server.url(name), "alembic_ini": str(project.ini)}
-        go(upgrade, namespace, target="r1")
+def test_a_sandbox_that_is_older_or_lacks_an_extension_is_refused() -> None:
+    def server(version_num: int) -> ServerInfo:
+        return ServerInfo("app", 1, "7", f"{version_num / 10000:g}", version_num, "me", False, 0)
 
-        with pytest.raises(GuardRefused, match="The sandbox is older than the server"):
-            go(rehearse, namespace, where="sandbox")
+    assert version_finding(server(180000), server(160000)).severity is Severity.STOP
+    assert version_finding(server(160000), server(180000)).severity is Severity.WARN
+    assert version_finding(server(180000), server(180000)).severity is Severity.OK
+    missing = extensions_finding(["postgis"])
+    assert (missing.severity, missing.subject) == (Severity.STOP, "postgis")
 
 
 def test_an_env_that_reads_the_targets_variable_is_led_to_the_copy(
     staging: Callable[..., Any], fresh_database: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SHOP_URL", fresh_database.sqlalchemy_url())
-    project = staging({"r1": FILLED, "r2": WIDER}, url='__import__("os").environ["SHOP_URL"]')
+    reads = Script("op.get_bind().execute(sa.text('SELECT 1')).scalar()")
+    project = staging(
+        {"r1": FILLED, "r2": WIDER, "r3": reads}, url='__import__("os").environ["SHOP_URL"]'
+    )
     namespace = {"database": "env:SHOP_URL", "alembic_ini": str(project.ini)}
     go(upgrade, namespace, target="r1")
     before = picture(fresh_database)
 
     outcome = go(rehearse, namespace)
 
-    assert "1 revision passed" in outcome.summary
+    assert "2 revisions passed" in outcome.summary
     assert picture(fresh_database) == before
 
 

@@ -292,3 +292,17 @@ def test_a_plan_that_cannot_be_had_is_a_finding(take: Take) -> None:
     [trouble] = trip.stops
     assert (trouble.code, trouble.revision) == ("unplannable", "r1")
     assert not trip.is_complete
+
+
+def test_a_revision_that_ends_its_process_is_a_finding(take: Take) -> None:
+    dies = """
+    if op.get_bind().execute(sa.text("SELECT count(*) FROM people")).scalar():
+        __import__("os")._exit(3)
+    """
+
+    trip = take(Script(dies))
+
+    [failed] = trip.stops
+    assert (failed.code, failed.revision) == ("failed", "r1")
+    assert "exit code 3" in failed.detail
+    assert trip.reached == ("first",)

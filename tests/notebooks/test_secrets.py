@@ -13,6 +13,7 @@ from urllib.parse import quote
 import pytest
 from harness import (
     BACKED_UP,
+    BEHIND,
     NOTEBOOKS,
     RUNBOOKS,
     PrivateProject,
@@ -61,7 +62,7 @@ def make_database(templates: Server) -> Iterator[Callable[[str], str]]:
     made = []
 
     def make(state: str) -> str:
-        state = "head" if state == BACKED_UP else state
+        state = {BACKED_UP: "head", BEHIND: "legacy"}.get(state, state)
         name = f"app_{state}"
         templates.execute(f"CREATE DATABASE {name} TEMPLATE template_{state}")
         made.append(name)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
-from playbook import charts, drafts, formats, present, record_charts, records
+from playbook import charts, drafts, formats, present, record_charts, records, rehearsals
 from playbook.drafts import (
     CheckSkeleton,
     Draft,
@@ -73,14 +73,23 @@ from playbook.records import (
     WayBack,
     WaysBack,
 )
+from playbook.rehearsals import (
+    CopyMade,
+    HeldLock,
+    Passage,
+    Rehearsed,
+    RoundTrip,
+    Trouble,
+)
 
 EVIL = '<script>alert("x")</script>&Größe文書\x1b[31m\n\u202e'
 SHA = "0123456789abcdef" * 4
 START = datetime(2026, 11, 23, 8, 0, 0, tzinfo=UTC)
 RUN = Path("/home/secret-user/project/runs/20261123T080000Z-upgrade-sandbox")
-RECORDS = (records, drafts)
+RECORDS = (records, rehearsals, drafts)
 PARTS = {
     "DraftFile", "ModelChange", "TriedRevision", "Unseen",
+    "Allowed", "HeldLock", "Measured", "Passage", "Rehearsal", "Rehearsed", "Trouble",
     "Blocker", "Changes", "ColumnFact", "ColumnSequence", "ColumnSnapshot", "ConstraintFact",
     "DataCheckResult", "Difference", "DumpProgress", "Finding", "ForeignKey", "Hazard",
     "InvalidIndex", "Known", "LateRows", "LogEntry", "LossItem", "Orphans", "PlanStep", "Receipt",
@@ -166,6 +175,12 @@ BACKUP = BackupManifest(
     verified="archive",
     directory=Path("/home/secret-user/p/backups/20261123T075900Z-sandbox"),
 )
+PASSAGE = Passage(
+    "upgrade", 0.31, 2, 7,
+    (HeldLock("rag.chunks", "AccessExclusiveLock", 0.25), HeldLock("rag.docs", "ShareLock", 0.1)),
+    ("rag.chunks",), (("rag.chunks", 12_345),), 4_500_000, 1_200_000, False,
+)  # fmt: skip
+
 SAMPLES: dict[str, Any] = {
     "Banner": Banner(
         runbook="upgrade", target="sandbox", label="sandbox database 'sandbox'", kind="sandbox",
@@ -255,6 +270,16 @@ SAMPLES: dict[str, Any] = {
         "app_restored_20261125T160000Z", "app", "20261125T150000Z-a1", ("public.a",), 4, 12.5,
         ("All other tables are empty, and foreign keys were left out.",),
     ),
+    "CopyMade": CopyMade(
+        "playbook_rehearse_0badcafe", "dump", "in the sandbox", "app", 12.5, 19_500_000,
+        ("Owners and privileges were not copied: all belongs to this role.",),
+    ),
+    "RoundTrip": RoundTrip(
+        SHA, "head", ("0003_chunks",), ("0004_index", "0005_merge"), ("0004_index",),
+        (Rehearsed("0004_index", "Index chunks.", SHA, PASSAGE, replace(PASSAGE, grown_bytes=-8)),
+         Rehearsed("0005_merge", "Merge.", SHA)),
+        (Trouble("failed", Severity.STOP, "0005_merge", "upgrade", "rag.chunks", "It failed."),),
+    ),
     "Sessions": Sessions(
         "app", (Blocker(4711, "shop", "web", "idle in transaction", "", 63.0),
                 Blocker(4712, "shop", "", "active", "", 0.0)),
@@ -309,6 +334,7 @@ EMPTY: dict[str, tuple[Any, str]] = {
     "Salvage": (Salvage(Path("s"), ()), "Nothing had to be salvaged"),
     "Sessions": (Sessions("app", ()), "Nobody else is connected"),
     "Snapshot": (Snapshot("db", "", (), ()), "no tables"),
+    "RoundTrip": (RoundTrip("", "head", (), (), (), (), ()), "nothing was rehearsed"),
 }  # fmt: skip
 
 
