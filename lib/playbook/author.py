@@ -474,6 +474,6 @@ def _next(run: Run[Parameters], placed: Placed, compared: Compared) -> Iterator[
     if hazards and hazards.stops:
         yield f"`upgrade` will refuse it as it stands: {names_of(hazards.stops)}."
     if placed.files:
-        names = " and ".join(short_path(path, 2) for path in placed.files)
+        names = ", ".join(short_path(path, 2) for path in placed.files)
         yield "Complete its title and its data checks; then `preview`, `rehearse` and `upgrade`."
         yield f"To take it back before it is applied, delete {names}."

@@ -38,6 +38,13 @@ _TITLES = (
 """How a step begins, and what it is called."""
 
 
+@dataclass(frozen=True)
+class Fill(Part):
+    """What gives old rows a value, and what takes it away again."""
+
+    undo: Part = Part("")
+
+
 @dataclass
 class Stage:
     """One revision: SQL to apply in its order, and SQL that undoes it in its order."""
@@ -185,7 +192,12 @@ def _filled(parts: Sequence[Part], fills: Fills, facts: Sequence[ColumnFact]) ->
 
 
 def _fill(table: str, column: str, value: str, facts: Sequence[ColumnFact]) -> Part:
-    statement = f"UPDATE {table} SET {column} = {value} WHERE {column} IS NULL"
+    to = _batches(f"UPDATE {table} SET {column} = {value} WHERE {column} IS NULL", facts)
+    back = _batches(f"UPDATE {table} SET {column} = NULL WHERE {column} IS NOT NULL", facts)
+    return Fill(to.sql, to.is_plain, back)
+
+
+def _batches(statement: str, facts: Sequence[ColumnFact]) -> Part:
     batches = in_batches(parse_statement(statement), facts)
     return Part(batches, is_plain=False) if batches else Part(f"{statement};")
 
@@ -199,13 +211,15 @@ class _Builder:
         """The last stage that names a table."""
         self._made: dict[str, str] = {}
         """The text that made a constraint or an index, by its name."""
+        self._unproven: dict[str, str] = {}
+        """The text that adds a constraint in the state before its VALIDATE."""
 
     def add(self, text: str, node: Any, parts: Sequence[Part], known_undo: str) -> str:
         """Add a statement; return why that cannot be, "" if it can."""
         tables = tables_in(text)
         earliest = max((self._last.get(table, 0) for table in tables), default=0)
         for part in parts or [Part(f"{text.rstrip(';')};", _is_plain(node))]:
-            undo = [Part(f"{known_undo.rstrip(';')};")] if known_undo else self._undo(part.sql)
+            undo = self._undo(part, known_undo)
             if undo is None:
                 return f"How to undo it in steps is not known: {' '.join(part.sql.split())[:100]}"
             place = self._place(_kind(part), earliest)
@@ -224,10 +238,14 @@ class _Builder:
         self.stages.append(Stage(kind))
         return len(self.stages) - 1
 
-    def _undo(self, sql: str) -> list[Part] | None:
+    def _undo(self, part: Part, known: str) -> list[Part] | None:
         """Return what undoes a part, in its order; None if that is not known."""
+        if isinstance(part, Fill):
+            return [part.undo]
+        if known:
+            return [Part(f"{known.rstrip(';')};")]
         found: list[Part] = []
-        for text, node in parse_statements(sql):
+        for text, node in parse_statements(part.sql):
             undo = self._undo_one(text, node)
             if undo is None:
                 return None
@@ -235,8 +253,6 @@ class _Builder:
         return found
 
     def _undo_one(self, text: str, node: Any) -> list[Part] | None:
-        if isinstance(node, (ast.DoStmt, ast.UpdateStmt)):
-            return []
         if isinstance(node, ast.CreateStmt):
             return [Part(f"DROP TABLE {_name(node.relation)};")]
         if isinstance(node, ast.IndexStmt):
@@ -266,13 +282,15 @@ class _Builder:
             return [Part(f"{alter} DROP COLUMN {quoted(command.def_.colname)};")]
         if kind == AlterTableType.AT_SetNotNull:
             return [Part(f"{alter} ALTER COLUMN {quoted(command.name)} DROP NOT NULL;")]
-        if kind == AlterTableType.AT_ValidateConstraint:
-            return []
+        if kind == AlterTableType.AT_ValidateConstraint and command.name in self._unproven:
+            drop = f"{alter} DROP CONSTRAINT {quoted(command.name)};"
+            return [Part(f"{drop}\n{self._unproven[command.name]}")]
         if kind == AlterTableType.AT_ColumnDefault and command.def_ is not None:
             return []  # of a column that the same revisions add
         if kind == AlterTableType.AT_AddConstraint:
             name = constraint_name(table, command.def_)
             index = self._made.get(command.def_.indexname or "")
+            self._unproven[name] = f"{alter} ADD {RawStream()(command.def_)};"
             self._made[name] = _valid(alter, command.def_)
             dropped = Part(f"{alter} DROP CONSTRAINT {quoted(name)};")
             return [dropped, Part(f"{index};", is_plain=False)] if index else [dropped]

@@ -52,7 +52,7 @@ def try_draft(
             )
     except PlaybookError as error:
         return Tried(reason=f"No copy of the target runs in the sandbox: {explain(error)}")
-    return _told(trip, f"{made.how}, in {made.where}")
+    return _told(trip, f"{made.how}, {made.where}")
 
 
 def _told(trip: RoundTrip, copied: str) -> Tried:
