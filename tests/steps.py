@@ -8,7 +8,18 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from playbook import backup, init, preview, rehearse, restore, rollback, status, upgrade, verify
+from playbook import (
+    author,
+    backup,
+    init,
+    preview,
+    rehearse,
+    restore,
+    rollback,
+    status,
+    upgrade,
+    verify,
+)
 from playbook.database import connect, fetch
 from playbook.dump import dump_schema, find_client_tools
 from playbook.snapshot import take_snapshot
@@ -19,6 +30,9 @@ Namespace = dict[str, Any]
 STEPS: dict[ModuleType, tuple[str, ...]] = {
     status: ("show_target", "read_revisions", "check_preflight", "read_runs", "list_backups",
              "find_drift", "measure_tables", "conclude"),
+    author: ("show_target", "read_revisions", "check_preflight", "find_changes", "show_draft",
+             "show_sql", "find_hazards", "rewrite_draft", "test_draft", "show_checks",
+             "place_files", "conclude"),
     backup: ("show_target", "check_preflight", "measure_tables", "run_backup", "verify_backup",
              "plan_retention", "prune_backups", "conclude"),
     preview: ("show_target", "read_revisions", "plan_migration", "find_hazards", "measure_tables",

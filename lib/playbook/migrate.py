@@ -170,6 +170,7 @@ class Alembic:
             url=target.sqlalchemy_url(),
             expected=expected,
             session={**SESSION, **session},
+            drafts=self._target.drafts,
         )
 
     def graph(self, *, current: bool = True) -> RevisionGraph:
@@ -313,6 +314,86 @@ class Alembic:
         lines: list[str] = self._ask("drift")
         return lines
 
+    def compare_models(
+        self,
+        *,
+        message: str,
+        autogenerate: bool = True,
+        head: str = "head",
+        branch_label: str = "",
+        rev_id: str = "",
+    ) -> Mapping[str, Any]:
+        """Return what a new revision would do, as data; Alembic keeps it for `write_draft`.
+
+        Nothing is written, neither to the database nor as a file.
+
+        Args:
+            message: as after ``alembic revision -m``.
+            autogenerate: whether the models are compared with the database.
+            head: the revision that it follows.
+            branch_label: a name for the branch that it begins; "" for none.
+            rev_id: its id; "" lets Alembic make one.
+
+        Returns:
+            ``revisions`` (ids), ``operations`` (see `drafting.describe`), ``tables`` (schema and
+            name of each compared one) and ``destination`` (the folder where Alembic puts it).
+
+        Raises:
+            SettingsError: env.py, the models or the parameters do not allow it.
+        """
+        found: Mapping[str, Any] = self._author(
+            "compare", message=message, autogenerate=autogenerate, head=head,
+            branch_label=branch_label, rev_id=rev_id,
+        )  # fmt: skip
+        return found
+
+    def write_draft(self, folder: Path) -> tuple[tuple[str, Path], ...]:
+        """Write what `compare_models` found, by the project's own template and hooks.
+
+        **Effects**: files in ``folder``, and whatever the project's post-write hooks do.
+
+        Returns:
+            (revision, file) of each.
+
+        Raises:
+            SettingsError: the template or a hook failed, or what they wrote does not load.
+        """
+        made = self._author("write", folder=str(folder))
+        return tuple((item["revision"], Path(item["path"])) for item in made)
+
+    def write_steps(
+        self, folder: Path, steps: Sequence[Mapping[str, str]], *, head: str, branch_label: str
+    ) -> tuple[tuple[str, Path], ...]:
+        """Write revisions that follow each other, by the project's template and hooks.
+
+        **Effects**: as `write_draft`.
+
+        Args:
+            steps: each with ``rev_id`` ("" lets Alembic make one), ``message``, and the bodies of
+                its functions in Python, ``upgrade`` and ``downgrade``.
+            head: what the first one follows.
+            branch_label: for the first one; "" for none.
+
+        Raises:
+            SettingsError: as `write_draft`.
+        """
+        made = self._author(
+            "write_steps", folder=str(folder), steps=[dict(step) for step in steps], head=head,
+            branch_label=branch_label,
+        )  # fmt: skip
+        return tuple((item["revision"], Path(item["path"])) for item in made)
+
+    def create_models(self) -> None:
+        """Make the models' tables; for an empty scratch database.
+
+        Raises:
+            SettingsError: the models need what this database does not have.
+        """
+        self._author("create_models")
+
+    def _author(self, verb: str, **request: Any) -> Any:
+        return self._ask("author", verb=verb, **request)
+
     def versions(self) -> tuple[tuple[str, str], ...]:
         """Return (name, version) of Alembic and SQLAlchemy in the child."""
         return (
@@ -432,7 +513,7 @@ class Alembic:
                 state="PostgreSQL rolled this revision back.",
                 remedy="Stop those writes, then run the notebook's cells from the top.",
             )
-        if command in {"open", "graph", "plan", "drift"} and event["alembic"]:
+        if command in {"open", "graph", "plan", "drift", "author"} and event["alembic"]:
             return SettingsError(f"Alembic says: {_sentence(text)}")
         if command in {"open", "graph"}:
             return SettingsError(
@@ -448,6 +529,12 @@ class Alembic:
                 )
             return SettingsError(
                 f"The project's env.py stopped with {kind}: {_sentence(text)}", remedy=remedy
+            )
+        if command == "author":
+            return SettingsError(
+                f"The new revision stopped in the project's env.py, models or template with {kind}"
+                f": {_sentence(text)}",
+                remedy="See that `alembic check` works, and mend what it names.",
             )
         if event["sqlstate"] == "55P03" and event.get("transactional", True):
             return LockNotAcquired(

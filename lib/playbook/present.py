@@ -23,6 +23,7 @@ import sys
 from typing import Any
 
 from playbook import (
+    views_author,
     views_backup,
     views_data,
     views_documents,
@@ -43,6 +44,7 @@ _VIEWS = (
     | views_backup.VIEWS
     | views_documents.VIEWS
     | views_rehearsal.VIEWS
+    | views_author.VIEWS
 )
 
 

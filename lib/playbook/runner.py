@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.util
 import io
 import json
 import os
@@ -500,6 +501,10 @@ class Runner:
             self.config.set_main_option("sqlalchemy.url", request["url"].replace("%", "%%"))
         os.chdir(os.path.dirname(os.path.abspath(request["alembic_ini"])))
         self.script = ScriptDirectory.from_config(self.config)
+        self.revision_context: Any = None
+        if request.get("drafts"):
+            sys.dont_write_bytecode = True  # a folder of drafts holds drafts only
+            self.add_versions(request["drafts"])
         # Now, as the files are loaded: what runs later is this, whatever they hold by then.
         self.hashes = load_hashes(self.script)
 
@@ -519,6 +524,16 @@ class Runner:
             self.script.run_env()
         if not seen:
             raise util.CommandError("env.py returned without running any migration context")
+
+    def add_versions(self, folder: str) -> None:
+        """Take a folder for one more of the project's version locations, in this process only."""
+        found = [str(location) for location in self.script._version_locations]
+        self.script.version_locations = [*found, folder]
+        self.script.__dict__.pop("_version_locations", None)  # it is remembered there
+
+    def author(self, request: Mapping[str, Any]) -> Any:
+        """Answer a request about a new revision, by the file beside this one."""
+        return getattr(drafting(), request["verb"])(self, request)
 
     def graph(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Return all revisions, in upgrade order, and the heads."""
@@ -719,8 +734,19 @@ class Runner:
             template_args=context.template_args,
             revision_context=context,
         )
-        operations = context.generated_revisions[-1].upgrade_ops_list
+        scripts = context.generated_revisions  # none where env.py leaves an empty one out
+        operations = scripts[-1].upgrade_ops_list if scripts else []
         return [line for ops in operations for line in flatten(ops.as_diffs())]
+
+
+@functools.lru_cache(maxsize=None)
+def drafting() -> Any:
+    """Return the module that writes revisions, loaded by its path: this folder is on no path."""
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "drafting.py")
+    spec: Any = importlib.util.spec_from_file_location("playbook_drafting", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def schema_seen(context: MigrationContext) -> str:

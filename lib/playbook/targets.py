@@ -106,6 +106,8 @@ class Target:
     """The interpreter that runs the project's migrations; "" is the playbook's own."""
     seed: str = ""
     """The module (run by ``python -m``) that fills a new sandbox database; "" leaves it empty."""
+    drafts: str = ""
+    """A folder of revision files that are not in the project yet; Alembic takes them as its own."""
     variable: str = ""
     """The environment variable that holds its URL, where one does: env.py may read it, too."""
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)

@@ -32,6 +32,7 @@ RUNBOOKS = (
     "onboarding",
     "status",
     "init",
+    "author",
     "backup",
     "preview",
     "rehearse",
@@ -45,6 +46,14 @@ MODULES = {"onboarding": "playbook.tour", "ingest": "voice_agent.ingest"}
 """What a notebook's cells call, where it is not the module of the playbook that is named as it."""
 BACKED_UP = "backed up"
 """The state of a sandbox at head, of which there is a backup."""
+CHANGED = "models changed"
+"""The state of a sandbox at head, where somebody has changed the models since."""
+MODEL_CHANGES = {
+    "    display_name: Mapped[str | None]\n": "    display_name: Mapped[str | None]\n"
+    '    time_zone: Mapped[str] = mapped_column(server_default="UTC")\n',
+    "channel IN ('phone', 'web', 'app')": "channel IN ('phone', 'web', 'app', 'desk')",
+}
+"""What stands in models.py, and what a person would write in its place."""
 BEHIND = "one revision behind"
 """The state of a sandbox whose last revision is pending, rows in the tables before it."""
 CELL_TIMEOUT_S = 120
@@ -111,7 +120,8 @@ class PrivateProject:
     def reset(self, state: str, database: str = "sandbox") -> Target:
         """Make a database anew and forget every run and backup; return its target."""
         self.forget()
-        seeded = {BACKED_UP: "head", BEHIND: "legacy"}.get(state, state)
+        self.write_models(changed=state == CHANGED)
+        seeded = {BACKED_UP: "head", CHANGED: "head", BEHIND: "legacy"}.get(state, state)
         with self.entered():
             target = sandbox.reset_database(load_target(database, self.alembic_ini), seeded)
         if state == BACKED_UP:
@@ -120,8 +130,21 @@ class PrivateProject:
             go_on(target)
         return target
 
+    def write_models(self, *, changed: bool) -> None:
+        """Put the application's models as the project has them, or as somebody has changed them."""
+        models = Path("lib", "voice_agent", "models.py")
+        text = (ROOT / models).read_text("utf-8")
+        for old, new in MODEL_CHANGES.items() if changed else ():
+            text = text.replace(old, new)
+        (self.folder / models).write_text(text, "utf-8")
+
     def forget(self) -> None:
-        """Delete what runs have left."""
+        """Delete what runs have left, also in the project."""
+        for name in ("versions", "checks"):
+            known = {path.name for path in (ROOT / "migrations" / name).iterdir()}
+            for path in (self.folder / "migrations" / name).iterdir():
+                if path.name not in known:
+                    path.unlink() if path.is_file() else shutil.rmtree(path)
         for folder in (self.runs, self.backups):
             if folder.exists():
                 shutil.rmtree(folder)

@@ -13,6 +13,7 @@ import pytest
 from harness import (
     BACKED_UP,
     BEHIND,
+    CHANGED,
     MODULES,
     NOTEBOOKS,
     RUNBOOKS,
@@ -24,7 +25,7 @@ from nbformat import NotebookNode
 from regenerate import form_problems
 
 MOST_LINES = 8
-STATES = {"legacy", "head", "empty", BACKED_UP, BEHIND}
+STATES = {"legacy", "head", "empty", BACKED_UP, BEHIND, CHANGED}
 HEADINGS = ("Parameters", "Target", "Preflight", "Outcome")
 FORBIDDEN = (
     ast.FunctionDef,

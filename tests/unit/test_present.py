@@ -15,8 +15,29 @@ from typing import Any
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
-from playbook import charts, documents, formats, present, record_charts, records, rehearsals
+from playbook import (
+    charts,
+    documents,
+    drafts,
+    formats,
+    present,
+    record_charts,
+    records,
+    rehearsals,
+)
 from playbook.documents import FileReport, FileReports, FolderSurvey, Imported
+from playbook.drafts import (
+    CheckSkeleton,
+    Draft,
+    DraftFile,
+    DraftSql,
+    ModelChange,
+    ModelChanges,
+    Placed,
+    Tried,
+    TriedRevision,
+    Unseen,
+)
 from playbook.records import (
     Applied,
     BackupManifest,
@@ -75,7 +96,9 @@ EVIL = '<script>alert("x")</script>&Größe文書\x1b[31m\n\u202e'
 SHA = "0123456789abcdef" * 4
 START = datetime(2026, 11, 23, 8, 0, 0, tzinfo=UTC)
 RUN = Path("/home/secret-user/project/runs/20261123T080000Z-upgrade-sandbox")
+RECORDS = (records, rehearsals, drafts, documents)
 PARTS = {
+    "DraftFile", "ModelChange", "TriedRevision", "Unseen",
     "Allowed", "HeldLock", "Measured", "Passage", "Rehearsal", "Rehearsed", "Trouble",
     "Blocker", "Changes", "ColumnFact", "ColumnSequence", "ColumnSnapshot", "ConstraintFact",
     "DataCheckResult", "Difference", "DumpProgress", "FileReport", "Finding", "ForeignKey",
@@ -85,6 +108,8 @@ PARTS = {
     "WayBack",
 }  # fmt: skip
 """Records that are shown only within others, or by nobody."""
+SHOWN_AS_THEY_ARE = {"CheckSkeleton", "Draft", "DraftSql", "Plan"}
+"""Records whose SQL or source is shown as it runs."""
 
 
 def revision(name: str, *down: str, message: str = "", head: bool = False) -> Revision:
@@ -281,6 +306,28 @@ SAMPLES: dict[str, Any] = {
         RUN / "files.csv",
     ),
     "Imported": Imported("manuals", 1_204, 20_300, 2, 5, 17, 3, 4_500_000, 12.5, "20261123T-x"),
+    "ModelChanges": ModelChanges(
+        (ModelChange("adds column users.zone, text, not null"),
+         ModelChange("drops column users.nick, and what it holds", destroys=True)),
+        (Unseen("rename", "users.nick -> zone", "Likely renamed.", "op.alter_column(1)\nop.x()"),),
+        "revisions", ("CHECKs were not compared.",),
+    ),
+    "Draft": Draft(
+        (DraftFile("0006_zone", RUN / "draft" / "0006_zone.py", "import sqlalchemy as sa\n"),),
+        Path("/home/secret-user/project/migrations/versions"), "Add users.zone", ("0005_merge",),
+        ("add column users.nick",),
+    ),
+    "DraftSql": DraftSql((("0006_zone", "ALTER TABLE users ADD zone text;"),), "offline"),
+    "Tried": Tried(
+        "", "dump, in the sandbox", 4,
+        (TriedRevision("0006_zone", (0.31, 0.02, -1.0), 12_345, ("public.users",)),),
+        (Finding("failed", Severity.STOP, "0006_zone: users", "It lost rows.", "Mend it."),),
+        ("0006_zone (downgrade): It lost rows.",), "Not compared whole: public.a.",
+    ),
+    "CheckSkeleton": CheckSkeleton(
+        "0006_zone", "-- name: users_have_zone\nSELECT 1;\n", ("users_have_zone",)
+    ),
+    "Placed": Placed((), "Nothing was put into the project."),
     "Note": Note("There is nothing to compare yet."),
     "Outcome": Outcome(
         outcome="succeeded", runbook="upgrade", summary="The database is at 0005_merge.",
@@ -291,6 +338,10 @@ SAMPLES: dict[str, Any] = {
 }  # fmt: skip
 
 EMPTY: dict[str, tuple[Any, str]] = {
+    "ModelChanges": (ModelChanges((), (), "target"), "finds no difference"),
+    "Tried": (Tried("It is too large."), "was not tried on a copy"),
+    "CheckSkeleton": (CheckSkeleton("a", ""), "No data check follows"),
+    "Placed": (Placed((Path("/p/versions/0006_zone.py"),)), "versions/0006_zone.py"),
     "Checks": (Checks(()), "No checks"),
     "RevisionGraph": (graph(), "no revisions"),
     "Plan": (replace(SAMPLES["Plan"], steps=()), "Nothing to run"),
@@ -340,13 +391,17 @@ def shell() -> InteractiveShell:
     return InteractiveShell.instance()
 
 
+def _shown() -> set[str]:
+    modules = {module.__name__ for module in RECORDS}
+    return {one.__name__ for one in present._VIEWS if one.__module__ in modules}
+
+
 def test_every_record_is_shown_by_itself_or_known_as_a_part_of_another() -> None:
-    known = {*records.__all__, *documents.__all__, *rehearsals.__all__}
-    assert known == {one.__name__ for one in present._VIEWS} | PARTS
+    assert {name for module in RECORDS for name in module.__all__} == _shown() | PARTS
 
 
 def test_every_record_that_is_shown_has_a_sample_here() -> None:
-    assert {one.__name__ for one in present._VIEWS} == set(SAMPLES)
+    assert _shown() == set(SAMPLES)
 
 
 @pytest.mark.parametrize("name", SAMPLES)
@@ -374,7 +429,7 @@ def test_hostile_texts_are_escaped_and_stay_on_their_line(name: str) -> None:
     html, plain = present.to_html(record), present.plain(record)
 
     assert "<script" not in html
-    if name != "Plan":  # its SQL is shown as it runs
+    if name not in SHOWN_AS_THEY_ARE:
         assert "alert" in html
         assert "\x1b" not in html + plain
         assert "\u202e" not in html + plain
