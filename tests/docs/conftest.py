@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 import pytest
-from pages import GUIDE, Section, read_page
+from pages import GUIDE, ROOT, Section, read_page
 from troubles import Place
 
 from playbook.targets import Target
 from steps import Namespace
+
+# For the private copy of the project, which the notebooks' tests have.
+sys.path.append(str(ROOT / "tests" / "notebooks"))
 
 
 @pytest.fixture(scope="session")

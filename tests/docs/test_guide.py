@@ -6,7 +6,7 @@ import ast
 import re
 
 import pytest
-from commands import NOTEBOOKS, commands, problems, settings, spans
+from command_lines import NOTEBOOKS, commands, problems, settings, spans
 from pages import DOCS, GUIDE, ROOT, TRANSLATION, Section, read_page
 from troubles import TROUBLES, anchor_of
 

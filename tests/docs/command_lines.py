@@ -23,10 +23,15 @@ _SETTING = re.compile(r"^(\w+) = (.+)$")
 
 @dataclass(frozen=True)
 class Command:
-    """A command line: its words, and the section that it stands in."""
+    """A command line, and the section that it stands in."""
 
-    words: tuple[str, ...]
+    text: str
     section: Section
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Its words; what the shell would put in is left as it is."""
+        return tuple(shlex.split(self.text))
 
     @property
     def notebook(self) -> Path | None:
@@ -48,7 +53,7 @@ class Command:
 def commands(page: list[Section]) -> list[Command]:
     """Return the command lines of a page's blocks, in order."""
     return [
-        Command(tuple(shlex.split(line)), section)
+        Command(line.strip(), section)
         for section in page
         for block in section.blocks
         if block.language == "sh"
@@ -63,7 +68,7 @@ def spans(page: list[Section]) -> list[Command]:
     for section in page:
         for span in section.spans:
             if span.startswith(("-r ", "-p ")) or span.split()[0] in STARTS and " " in span:
-                found.append(Command(tuple(shlex.split(span)), section))
+                found.append(Command(span, section))
     return found
 
 
