@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import mistune
+from markdown_it import MarkdownIt
+from markdown_it.tree import SyntaxTreeNode
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -16,7 +16,7 @@ GUIDE = DOCS / "guide.md"
 TRANSLATION = DOCS / "guide.zh.md"
 
 _ANCHOR = re.compile(r'<a id="([\w-]+)"></a>')
-_PROSE = {"paragraph", "list", "table", "block_quote"}
+_PROSE = {"paragraph", "bullet_list", "ordered_list", "table"}
 _MARK = re.compile(r"<!-- (.+?) -->")
 
 
@@ -44,62 +44,53 @@ class Section:
 
 def read_page(path: Path) -> list[Section]:
     """Return a page's sections, in order; the title's is the first."""
-    parse = mistune.create_markdown(renderer="ast", plugins=["table"])
-    return list(_sections(parse(path.read_text("utf-8"))))
+    parser = MarkdownIt("commonmark").enable("table")
+    return list(_sections(SyntaxTreeNode(parser.parse(path.read_text("utf-8"))).children))
 
 
-def _sections(tokens: list[dict[str, Any]]) -> Iterator[Section]:
-    heading: dict[str, Any] | None = None
+def _sections(nodes: list[SyntaxTreeNode]) -> Iterator[Section]:
+    heading: SyntaxTreeNode | None = None
     anchor = waiting = ""
-    inside: list[dict[str, Any]] = []
-    for token in tokens:
-        if token["type"] == "heading":
+    inside: list[SyntaxTreeNode] = []
+    for node in nodes:
+        if node.type == "heading":
             if heading:
                 yield _section(heading, anchor, inside)
-            heading, anchor, waiting, inside = token, waiting, "", []
+            heading, anchor, waiting, inside = node, waiting, "", []
+        elif found := _ANCHOR.fullmatch(_plain(node).strip()):
+            waiting = found[1]
         else:
-            found = _ANCHOR.search(token.get("raw", "")) or _ANCHOR.search(_plain(token))
-            waiting = found[1] if found else waiting
-            inside.append(token)
+            inside.append(node)
     assert heading
     yield _section(heading, anchor, inside)
 
 
-def _section(heading: dict[str, Any], anchor: str, tokens: list[dict[str, Any]]) -> Section:
-    every = [one for token in tokens for one in _walk(token)]
+def _section(heading: SyntaxTreeNode, anchor: str, nodes: list[SyntaxTreeNode]) -> Section:
+    every = [one for node in nodes for one in node.walk()]
     return Section(
-        level=heading["attrs"]["level"],
+        level=int(heading.tag[1:]),
         title=_plain(heading),
         anchor=anchor,
-        blocks=tuple(_blocks(tokens)),
-        spans=tuple(one["raw"] for one in every if one["type"] == "codespan"),
-        links=tuple(one["attrs"]["url"] for one in every if one["type"] == "link"),
-        text=_ANCHOR.sub("", "\n".join(_plain(t) for t in tokens if t["type"] in _PROSE)),
+        blocks=tuple(_blocks(nodes)),
+        spans=tuple(one.content for one in every if one.type == "code_inline"),
+        links=tuple(str(one.attrs["href"]) for one in every if one.type == "link"),
+        text="\n".join(_plain(node) for node in nodes if node.type in _PROSE),
     )
 
 
-def _blocks(tokens: list[dict[str, Any]]) -> Iterator[Block]:
+def _blocks(nodes: list[SyntaxTreeNode]) -> Iterator[Block]:
     mark = ""
-    for token in tokens:
-        if token["type"] == "block_code":
-            yield Block(token.get("attrs", {}).get("info", ""), token["raw"], mark)
-            mark = ""
-        elif token["type"] == "block_html":
-            found = _MARK.search(token["raw"])
-            mark = found[1] if found else mark
-        elif token["type"] != "blank_line":
-            yield from _blocks(token.get("children", []))
-            mark = ""
+    for node in nodes:
+        if node.type == "fence":
+            yield Block(node.info, node.content, mark)
+        elif node.type != "html_block":
+            yield from _blocks(node.children)
+        found = _MARK.search(node.content) if node.type == "html_block" else None
+        mark = found[1] if found else ""
 
 
-def _walk(token: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    yield token
-    for child in token.get("children", []):
-        yield from _walk(child)
-
-
-def _plain(token: dict[str, Any]) -> str:
-    return "".join(one.get("raw", "") for one in _walk(token))
+def _plain(node: SyntaxTreeNode) -> str:
+    return "".join(one.content for one in node.walk() if not one.children and one.token)
 
 
 def blocks(sections: list[Section], language: str) -> list[Block]:
