@@ -42,8 +42,6 @@ from playbook.leftovers import (
     hold_database,
     scratch_name,
     sweep_databases,
-    unfinished_folder,
-    unmark_folder,
 )
 from playbook.manifests import (
     FORMAT_VERSION,
@@ -57,6 +55,7 @@ from playbook.manifests import (
 )
 from playbook.records import BackupManifest, DumpProgress, ServerInfo
 from playbook.targets import Target
+from playbook.unfinished import unfinished_folder, unmark_folder
 from playbook.zstd_files import SUFFIX
 
 __all__ = [
