@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from contextlib import nullcontext
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from builders import Project
 from playbook import preview, sandbox, upgrade, verify
 from playbook.database import connect, fetch, fetch_value
 from playbook.dump import dump_schema, find_client_tools
-from playbook.errors import VerifyFailed
+from playbook.errors import SettingsError, VerifyFailed
 from playbook.records import Hazard, Hazards, Severity
 from playbook.targets import PROJECT_INI, Target
 from steps import Namespace, go
@@ -242,6 +244,25 @@ def _renamed() -> sa.MetaData:
         sa.Column("phone_number", sa.Text),
     )
     return metadata
+
+
+@pytest.mark.parametrize(
+    ("message", "is_refused"),
+    [
+        ("add tags to documents", False), ("index orders by user", False),
+        ("update", True), ("fix", True), ("misc", True),
+    ],
+)  # fmt: skip
+def test_messages_are_refused_and_taken_as_the_guide_says(
+    message: str, is_refused: bool, apply: Callable[[str], Applied]
+) -> None:
+    (naming,) = [one for one in read_page(GUIDE) if one.anchor == "naming"]
+    made = apply("index good")
+
+    assert message in naming.spans
+    with pytest.raises(SettingsError) if is_refused else nullcontext():
+        author = import_module("playbook.author")
+        author.open_run({**made.namespace, "message": message}).close()
 
 
 def test_convention_names_every_constraint_and_index() -> None:
