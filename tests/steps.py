@@ -13,6 +13,7 @@ from playbook.database import connect, fetch
 from playbook.dump import dump_schema, find_client_tools
 from playbook.snapshot import take_snapshot
 from playbook.targets import Target
+from voice_agent import ingest
 
 Namespace = dict[str, Any]
 STEPS: dict[ModuleType, tuple[str, ...]] = {
@@ -35,6 +36,8 @@ STEPS: dict[ModuleType, tuple[str, ...]] = {
     init: ("show_target", "read_revisions", "measure_tables", "check_place", "drop_everything",
            "plan_install", "run_install", "add_sample_data", "count_rows", "check_data",
            "conclude"),
+    ingest: ("show_target", "check_preflight", "survey_folder", "take_backup", "run_import",
+             "list_reports", "check_documents", "conclude"),
 }  # fmt: skip
 WRITING = {upgrade: "run_upgrade", rollback: "run_rollback", init: "run_install"}
 

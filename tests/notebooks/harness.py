@@ -37,7 +37,10 @@ RUNBOOKS = (
     "verify",
     "rollback",
     "restore",
+    "ingest",
 )
+MODULES = {"onboarding": "playbook.tour", "ingest": "voice_agent.ingest"}
+"""What a notebook's cells call, where it is not the module of the playbook that is named as it."""
 BACKED_UP = "backed up"
 """The state of a sandbox at head, of which there is a backup."""
 CELL_TIMEOUT_S = 120

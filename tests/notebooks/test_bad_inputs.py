@@ -284,6 +284,20 @@ IN_PROCESS = (
     Case("restore", "sessions to end without a swap", {"end_sessions": True}, ("end_sessions",)),
     Case("restore", "jobs below zero", {"jobs": -1}, ("jobs", "0")),
     Case("restore", "another server not known", {"to": "nope"}, ("'nope'", "sandbox")),
+    Case(
+        "ingest", "a database without its tables", {}, ("is at 000_baseline", "upgrade.ipynb"),
+        "GuardRefused", receipt=True,
+    ),
+    Case("ingest", "a folder not there", {"documents": "/nowhere"}, ("/nowhere", "-r documents")),
+    Case(
+        "ingest", "a file for a folder", {}, ("is no folder", "-r documents"),
+        make=file("documents", "text"),
+    ),
+    Case("ingest", "chunks too small", {"chunk_size": 1}, ("chunk_size=1", "50", "-p chunk_size")),
+    Case("ingest", "chunks that only repeat", {"chunk_overlap": 700}, ("chunk_overlap", "400")),
+    Case("ingest", "a number with its unit", {"max_file_mb": "50MB"}, ("'50MB'", "-p max_file_mb")),
+    Case("ingest", "a time that is none", {"file_timeout": "soon"}, ("file_timeout", "soon")),
+    Case("ingest", "a corpus without a name", {"corpus": ""}, ("corpus", "-r corpus")),
     Case("upgrade", "a file for the runs", {}, ("-r output_dir",), make=file("output_dir", "")),
     # what was made earlier
     Case("upgrade", "a plan not there", {"plan": "/nowhere/plan.json"}, ("/nowhere", "-r plan")),

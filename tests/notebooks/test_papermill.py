@@ -38,6 +38,7 @@ FILES = {
     "init": {"receipt.json"},
     "backup": {"receipt.json"},
     "restore": {"receipt.json"},
+    "ingest": {"receipt.json", "files.csv", "undo.sql"},
     "preview": {"migration.sql", "rollback.sql", "plan.json"},
     "upgrade": UPGRADE_FILES,
     "rollback": {

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
-from playbook import charts, formats, present, record_charts, records
+from playbook import charts, documents, formats, present, record_charts, records
+from playbook.documents import FileReport, FileReports, FolderSurvey, Imported
 from playbook.records import (
     Applied,
     BackupManifest,
@@ -68,10 +69,11 @@ START = datetime(2026, 11, 23, 8, 0, 0, tzinfo=UTC)
 RUN = Path("/home/secret-user/project/runs/20261123T080000Z-upgrade-sandbox")
 PARTS = {
     "Blocker", "Changes", "ColumnFact", "ColumnSequence", "ColumnSnapshot", "ConstraintFact",
-    "DataCheckResult", "Difference", "DumpProgress", "Finding", "ForeignKey", "Hazard",
-    "InvalidIndex", "Known", "LateRows", "LogEntry", "LossItem", "Orphans", "PlanStep", "Receipt",
-    "Revision", "SalvagedFile", "SequenceBehind", "ServerInfo", "Severity", "StepResult",
-    "TableSize", "TableSnapshot", "TableStorage", "UnvalidatedConstraint", "WayBack",
+    "DataCheckResult", "Difference", "DumpProgress", "FileReport", "Finding", "ForeignKey",
+    "Hazard", "InvalidIndex", "Known", "LateRows", "LogEntry", "LossItem", "Orphans", "PlanStep",
+    "Receipt", "Revision", "SalvagedFile", "SequenceBehind", "ServerInfo", "Severity",
+    "StepResult", "TableSize", "TableSnapshot", "TableStorage", "UnvalidatedConstraint",
+    "WayBack",
 }  # fmt: skip
 """Records that are shown only within others, or by nobody."""
 
@@ -243,6 +245,17 @@ SAMPLES: dict[str, Any] = {
         "app", (Blocker(4711, "shop", "web", "idle in transaction", "", 63.0),
                 Blocker(4712, "shop", "", "active", "", 0.0)),
     ),
+    "FolderSurvey": FolderSurvey(
+        "manuals", (("application/pdf", 3, 1_200_000), ("text/plain", 1, 512)),
+        (("is of a kind that is not imported", 2),),
+    ),
+    "FileReports": FileReports(
+        (("duplicate", 1), ("skipped", 41)),
+        (FileReport("a/copy.txt", "duplicate", "has the same text as a.txt"),
+         FileReport("broken.pdf", "skipped", "is a damaged PDF")),
+        RUN / "files.csv",
+    ),
+    "Imported": Imported("manuals", 1_204, 20_300, 2, 5, 17, 3, 4_500_000, 12.5, "20261123T-x"),
     "Note": Note("There is nothing to compare yet."),
     "Outcome": Outcome(
         outcome="succeeded", runbook="upgrade", summary="The database is at 0005_merge.",
@@ -263,6 +276,8 @@ EMPTY: dict[str, tuple[Any, str]] = {
     "Comparison": (Comparison("then", "now", ()), "no tables to compare"),
     "Drift": (Drift(()), "agree"),
     "Integrity": (Integrity((), ()), "every index is valid"),
+    "FolderSurvey": (FolderSurvey("empty", ()), "holds no files"),
+    "FileReports": (FileReports((), ()), "Every file was imported"),
     "Loss": (Loss(()), "Nothing will be destroyed"),
     "Salvage": (Salvage(Path("s"), ()), "Nothing had to be salvaged"),
     "Sessions": (Sessions("app", ()), "Nobody else is connected"),
@@ -300,7 +315,8 @@ def shell() -> InteractiveShell:
 
 
 def test_every_record_is_shown_by_itself_or_known_as_a_part_of_another() -> None:
-    assert set(records.__all__) == {one.__name__ for one in present._VIEWS} | PARTS
+    known = {*records.__all__, *documents.__all__}
+    assert known == {one.__name__ for one in present._VIEWS} | PARTS
 
 
 def test_every_record_that_is_shown_has_a_sample_here() -> None:
