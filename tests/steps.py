@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from playbook import backup, init, preview, restore, rollback, status, upgrade, verify
+from playbook import backup, init, preview, repair, restore, rollback, status, upgrade, verify
 from playbook.database import connect, fetch
 from playbook.dump import dump_schema, find_client_tools
 from playbook.snapshot import take_snapshot
@@ -32,6 +32,8 @@ STEPS: dict[ModuleType, tuple[str, ...]] = {
                "run_rollback", "compare_data", "check_data", "check_schema", "conclude"),
     restore: ("show_target", "check_preflight", "verify_backup", "run_restore",
               "compare_with_backup", "find_loss", "find_sessions", "run_swap", "conclude"),
+    repair: ("show_target", "check_preflight", "read_version_table", "compare_schemas",
+             "diagnose", "list_what_helps", "run_remedy", "check_again", "conclude"),
     init: ("show_target", "read_revisions", "measure_tables", "check_place", "drop_everything",
            "plan_install", "run_install", "add_sample_data", "count_rows", "check_data",
            "conclude"),

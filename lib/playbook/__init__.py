@@ -13,6 +13,7 @@ __all__ = [
     "backup",
     "init",
     "preview",
+    "repair",
     "restore",
     "rollback",
     "status",
