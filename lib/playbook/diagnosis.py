@@ -445,8 +445,9 @@ def _heads(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             "several-heads", Severity.WARN, join(heads),
             f"The revision files end in {len(heads)} heads.",
-            "If they are to go on as one, write -r apply merge: it writes a file, and leaves the "
-            "database alone. Branches that are meant need nothing: -r target heads.",
+            "If they are to go on as one, write -r apply merge: it writes a file by the project's "
+            "script.py.mako, and leaves the database alone. Branches that are meant need nothing: "
+            "-r target heads.",
             "`head` names no single revision, so Alembic refuses it.",
         )  # fmt: skip
 

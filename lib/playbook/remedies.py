@@ -21,7 +21,7 @@ from playbook.diagnosis import (
     renamed,
     unknown,
 )
-from playbook.errors import SettingsError
+from playbook.errors import MigrationFailed, SettingsError
 from playbook.index_repair import (
     build_statement,
     drop_statements,
@@ -259,7 +259,10 @@ def _merge(evidence: Evidence, alembic: Alembic, message: str) -> Iterator[Remed
         return
     said = message or MERGE_MESSAGE
     name = next_id([one.revision for one in evidence.graph.revisions], said)
-    path, text = alembic.merge_text(heads, name, said)
+    try:
+        path, text = alembic.merge_text(heads, name, said)
+    except MigrationFailed:  # the project has no template; the finding says that it needs one
+        return
     yield Remedy(
         "merge",
         f"Writes {path.name}, a revision that stands on {join(heads)}; the database is left alone.",

@@ -18,6 +18,7 @@ from playbook.migrate import Alembic
 from playbook.records import RevisionGraph
 from playbook.repairs import RevisionMatch, SchemaMatches
 from playbook.revisions import applied
+from playbook.sandbox import ensure_server
 from playbook.schema_objects import COLUMN_ORDER, Schema, SchemaDifference, SchemaObject
 from playbook.schemas import differences, read_schema
 from playbook.scratch import in_sandbox, on_server
@@ -63,8 +64,7 @@ def compare_with_revisions(
     remarks: list[str] = []
     built: Built = []
     try:
-        with _scratch(target, place) as first:
-            own = _own_schema(target, first, left_out, remarks)
+        own = _own_schema(target, place, left_out, remarks)
         for stretch in _stretches(graph):
             with _scratch(target, place) as empty:
                 _build(empty, stretch, left_out, built, remarks, on_progress)
@@ -86,26 +86,25 @@ def read_own_schema(target: Target, left_out: Sequence[str]) -> Schema:
         return read_schema(connection, left_out=left_out)
 
 
-def _own_schema(
-    target: Target, scratch: Target, left_out: Sequence[str], remarks: list[str]
-) -> Schema:
-    """Return the target's schema in the words of the scratch database's server."""
-    with connect(target, read_only=True) as one, connect(scratch, read_only=True) as other:
-        versions = [one.server_version // 10000, other.server_version // 10000]
-        number = server_info(one).version_num
-    if versions[0] == versions[1]:
+def _own_schema(target: Target, place: str, left_out: Sequence[str], remarks: list[str]) -> Schema:
+    """Return the target's schema in the words of the server on which the revisions are built."""
+    with connect(target, read_only=True) as connection:
+        number = server_info(connection).version_num
+    here = ensure_server(target.project).version if place == "sandbox" else number // 10000
+    if here == number // 10000:
         return read_own_schema(target, left_out)
-    tools = find_client_tools(max(number, versions[1] * 10000))
     try:
-        load_sql(dump_schema(target, tools=tools), scratch, tools=tools)
+        tools = find_client_tools(max(number, here * 10000))
+        schema = dump_schema(target, tools=tools)
+        with in_sandbox(target) as scratch:
+            load_sql(schema, scratch, tools=tools)
+            return read_own_schema(scratch, left_out)
     except BackupFailed as error:
         remarks.append(
-            f"The schema does not load on PostgreSQL {versions[1]} ({error.problem}), so it is "
-            f"compared as PostgreSQL {versions[0]} words it."
+            f"The schema does not load on PostgreSQL {here} ({error.problem}), so it is compared "
+            f"as PostgreSQL {number // 10000} words it."
         )
-        return read_own_schema(target, left_out)
-    with connect(scratch, read_only=True) as connection:
-        return read_schema(connection, left_out=left_out)
+    return read_own_schema(target, left_out)
 
 
 def _stretches(graph: RevisionGraph) -> list[list[str]]:

@@ -12,12 +12,13 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
 from nbformat import NotebookNode
+from psycopg2.errors import UniqueViolation
 
 from playbook import sandbox
 from playbook.archive import take_backup
@@ -37,9 +38,13 @@ RUNBOOKS = (
     "verify",
     "rollback",
     "restore",
+    "repair",
 )
 BACKED_UP = "backed up"
 """The state of a sandbox at head, of which there is a backup."""
+BROKEN = "broken"
+"""The state of a sandbox at head whose version table names a lost revision, beside an invalid
+index."""
 CELL_TIMEOUT_S = 120
 QUIET_KERNEL = "--IPKernelApp.log_level=ERROR"
 """Without it each kernel warns that it talks to its own machine without encryption."""
@@ -104,11 +109,13 @@ class PrivateProject:
     def reset(self, state: str, database: str = "sandbox") -> Target:
         """Make a database anew and forget every run and backup; return its target."""
         self.forget()
-        seeded = "head" if state == BACKED_UP else state
+        seeded = "head" if state in {BACKED_UP, BROKEN} else state
         with self.entered():
             target = sandbox.reset_database(load_target(database, self.alembic_ini), seeded)
         if state == BACKED_UP:
             back_up(target)
+        if state == BROKEN:
+            break_it(target)
         return target
 
     def forget(self) -> None:
@@ -130,6 +137,15 @@ def back_up(target: Target) -> None:
         server = server_info(connection)
         rows = fetch(connection, "SELECT version_num FROM alembic_version ORDER BY version_num")
     take_backup(target, server, [row[0] for row in rows], directory="backups")
+
+
+def break_it(target: Target) -> None:
+    """Name a revision that no file has, and let a concurrent build fail on its rows."""
+    build = "CREATE UNIQUE INDEX CONCURRENTLY uq_users_display_name ON users (display_name)"
+    with connect(target) as connection, connection.cursor() as cursor:
+        cursor.execute("UPDATE alembic_version SET version_num = '003_add_tags'")
+        with suppress(UniqueViolation):
+            cursor.execute(build)
 
 
 def make_project() -> PrivateProject:

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import papermill
 import pytest
-from harness import BACKED_UP, NOTEBOOKS, RUNBOOKS, code_cells, plain_outputs, read_notebook
+from harness import BACKED_UP, BROKEN, NOTEBOOKS, RUNBOOKS, code_cells, plain_outputs, read_notebook
 from nbformat import NotebookNode
 from regenerate import form_problems
 
 MOST_LINES = 8
-STATES = {"legacy", "head", "empty", BACKED_UP}
+STATES = {"legacy", "head", "empty", BACKED_UP, BROKEN}
 HEADINGS = ("Parameters", "Target", "Preflight", "Outcome")
 FORBIDDEN = (
     ast.FunctionDef,

@@ -38,6 +38,7 @@ FILES = {
     "init": {"receipt.json"},
     "backup": {"receipt.json"},
     "restore": {"receipt.json"},
+    "repair": set(),
     "preview": {"migration.sql", "rollback.sql", "plan.json"},
     "upgrade": UPGRADE_FILES,
     "rollback": {
