@@ -239,7 +239,10 @@ def _indexes(connection: Connection, evidence: Evidence) -> Iterator[Remedy]:
             "drop-indexes",
             f"Drops {_names(away)}.",
             drop_statements(connection, away),
-            tuple(build_statement(one) for one in away if one.kind == "index"),
+            # One that rows break could not be built again.
+            tuple(
+                build_statement(one) for one in away if one.kind == "index" and not one.duplicates
+            ),
             in_transaction=False,
         )
 
