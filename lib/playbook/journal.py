@@ -180,14 +180,16 @@ class Run(Generic[P]):
         self.graph = self.alembic.graph()
         return self.graph
 
-    def read_anew(self) -> RevisionGraph:
-        """Load the revision files again, in a new child, and read where the database stands.
+    def read_anew(self, *, files: bool) -> RevisionGraph:
+        """Read again where the database stands; what cannot be read goes to `problems`.
 
-        What cannot be read goes to `problems`.
+        Args:
+            files: load the revision files again as well, in a new child.
         """
         found: tuple[PlaybookError, ...] = ()
         try:
-            self.alembic.restart(self.server)
+            if files:
+                self.alembic.restart(self.server)
         except SettingsError as error:
             found = (error,)
         self.graph, more = self.alembic.try_graph()

@@ -319,7 +319,7 @@ def check_again(run: Run[Parameters]) -> Diagnosis | Note:
     evidence, remedies = run.require("evidence", Evidence), run.require("remedies", Remedies)
     remedy = next(one for one in remedies.items if one.name == remedies.chosen)
     with run.recording_failure():
-        run.read_anew()
+        run.read_anew(files=bool(remedy.file or run.problems))
         table = read_version_table(run)
         own = read_own_schema(run.target, _version_tables(table))
         schemas = [(one.revisions, one.schema) for one in evidence.matches.matches]
