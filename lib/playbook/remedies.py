@@ -11,7 +11,8 @@ from psycopg2 import sql
 from psycopg2.extensions import connection as Connection
 
 from playbook.database import fetch_value, identifier
-from playbook.diagnosis import (
+from playbook.errors import MigrationFailed, SettingsError
+from playbook.evidence import (
     Evidence,
     candidates,
     find_half_applied,
@@ -21,7 +22,6 @@ from playbook.diagnosis import (
     renamed,
     unknown,
 )
-from playbook.errors import MigrationFailed, SettingsError
 from playbook.index_repair import (
     build_statement,
     drop_statements,

@@ -10,8 +10,9 @@ from typing import Any
 
 from playbook.catalog import table_names
 from playbook.database import advisory_lock, connect
-from playbook.diagnosis import Evidence, find_troubles
+from playbook.diagnosis import find_troubles
 from playbook.errors import GuardRefused, VerifyFailed
+from playbook.evidence import Evidence
 from playbook.index_repair import read_broken_indexes
 from playbook.journal import Run
 from playbook.mending import carry_out, script, write_file

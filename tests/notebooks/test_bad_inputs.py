@@ -284,6 +284,18 @@ IN_PROCESS = (
     Case("restore", "sessions to end without a swap", {"end_sessions": True}, ("end_sessions",)),
     Case("restore", "jobs below zero", {"jobs": -1}, ("jobs", "0")),
     Case("restore", "another server not known", {"to": "nope"}, ("'nope'", "sandbox")),
+    # what repair alone takes
+    Case("repair", "an unknown name", {"aply": "stamp"}, ("'aply'", "-r apply")),
+    Case("repair", "no such remedy", {"apply": "magic"}, ("'magic'", "stamp")),
+    Case("repair", "a remedy where nothing is wrong", {"apply": "stamp"}, ("'stamp'", "not fit"),
+         "GuardRefused", receipt=True),
+    Case("repair", "a protected target without its name",
+         {"database": "guarded", "apply": "stamp"}, ("is protected", "-r confirm sandbox"),
+         "GuardRefused", receipt=True),
+    Case("repair", "a revision that no file has", {"revision": "nope"}, ("'nope'", "000_base")),
+    Case("repair", "a truth as text", {"compare": "no"}, ("compare='no'", "-p compare True")),
+    Case("repair", "no such place", {"place": "moon"}, ("'moon'", "sandbox or server")),
+    Case("repair", "a project without scripts", {}, ("script_location",), make=ini("")),
     Case("upgrade", "a file for the runs", {}, ("-r output_dir",), make=file("output_dir", "")),
     # what was made earlier
     Case("upgrade", "a plan not there", {"plan": "/nowhere/plan.json"}, ("/nowhere", "-r plan")),

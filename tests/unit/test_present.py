@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
-from playbook import charts, formats, present, record_charts, records
+from playbook import charts, formats, present, record_charts, records, repairs
 from playbook.records import (
     Applied,
     BackupManifest,
@@ -61,16 +61,28 @@ from playbook.records import (
     WayBack,
     WaysBack,
 )
+from playbook.repairs import (
+    Diagnosis,
+    Mended,
+    Remedies,
+    Remedy,
+    RevisionMatch,
+    SchemaMatches,
+    VersionTable,
+)
+from playbook.schema_objects import SchemaDifference
 
 EVIL = '<script>alert("x")</script>&Größe文書\x1b[31m\n\u202e'
 SHA = "0123456789abcdef" * 4
 START = datetime(2026, 11, 23, 8, 0, 0, tzinfo=UTC)
 RUN = Path("/home/secret-user/project/runs/20261123T080000Z-upgrade-sandbox")
 PARTS = {
-    "Blocker", "Changes", "ColumnFact", "ColumnSequence", "ColumnSnapshot", "ConstraintFact",
+    "Blocker", "BrokenIndex", "Changes", "ColumnFact", "ColumnSequence", "ColumnSnapshot",
+    "ConstraintFact",
     "DataCheckResult", "Difference", "DumpProgress", "Finding", "ForeignKey", "Hazard",
     "InvalidIndex", "Known", "LateRows", "LogEntry", "LossItem", "Orphans", "PlanStep", "Receipt",
-    "Revision", "SalvagedFile", "SequenceBehind", "ServerInfo", "Severity", "StepResult",
+    "Remedy", "Revision", "RevisionMatch", "SalvagedFile", "SequenceBehind", "ServerInfo",
+    "Severity", "StepResult",
     "TableSize", "TableSnapshot", "TableStorage", "UnvalidatedConstraint", "WayBack",
 }  # fmt: skip
 """Records that are shown only within others, or by nobody."""
@@ -151,6 +163,40 @@ BACKUP = BackupManifest(
     directory=Path("/home/secret-user/p/backups/20261123T075900Z-sandbox"),
 )
 SAMPLES: dict[str, Any] = {
+    "VersionTable": VersionTable(
+        "public.alembic_version", True, (("version_num", "character varying(32)", True),),
+        "alembic_version_pkc", (None, "0003_chunks"), (("old.alembic_version", ("0001_users",)),),
+    ),
+    "SchemaMatches": SchemaMatches(
+        "the sandbox",
+        (
+            RevisionMatch((), (SchemaDifference("table", "public.users", "", "TABLE"),) * 3),
+            RevisionMatch(
+                ("0001_users",),
+                (SchemaDifference("column", "public.users.id", "integer", "bigint NOT NULL"),
+                 SchemaDifference("index", "public.ix_users", "CREATE INDEX ...", "")),
+                (SchemaDifference("privilege", "public.users to app", "", "SELECT"),),
+            ),
+        ),
+        ("other.things",), ("0002_tags cannot be built on an empty database: it reads rows.",),
+    ),
+    "Diagnosis": Diagnosis((
+        Finding("unknown-revision", Severity.STOP, "lost", "No file has it.", "Stamp it.", "Why."),
+        Finding("several-heads", Severity.WARN, "0004_a, 0004_b", "Two heads.", "Merge them."),
+    )),
+    "Remedies": Remedies(
+        (
+            Remedy("stamp", "Writes down 0001_users.", ("DELETE FROM v;", "INSERT INTO v;"),
+                   ("DELETE FROM v;",), revisions=("0001_users",)),
+            Remedy("reindex", "Builds ix_users again.", ("REINDEX INDEX CONCURRENTLY ix_users;",),
+                   in_transaction=False),
+            Remedy("merge", "Writes 0005.", file=Path("/p/versions/0005.py"), text="revision = 5"),
+        ),
+        "stamp",
+    ),
+    "Mended": Mended(
+        "stamp", "Writes down 0001_users.", ("DELETE FROM v;",), ("INSERT INTO v;",), 0.31,
+    ),
     "Banner": Banner(
         runbook="upgrade", target="sandbox", label="sandbox database 'sandbox'", kind="sandbox",
         protected=False, writes="tables, by Alembic; a backup first", server_version="18.4",
@@ -266,6 +312,8 @@ EMPTY: dict[str, tuple[Any, str]] = {
     "Loss": (Loss(()), "Nothing will be destroyed"),
     "Salvage": (Salvage(Path("s"), ()), "Nothing had to be salvaged"),
     "Sessions": (Sessions("app", ()), "Nobody else is connected"),
+    "Remedies": (Remedies(()), "no remedy to apply"),
+    "SchemaMatches": (SchemaMatches(""), "Nothing was compared"),
     "Snapshot": (Snapshot("db", "", (), ()), "no tables"),
 }  # fmt: skip
 
@@ -280,7 +328,9 @@ def spoil(value: Any) -> Any:
         return value
     if isinstance(value, str):
         return EVIL
-    kept = {"outcome", "transactional", "rewrite"}  # SQL is shown as it runs, as a plan's is
+    # SQL is shown as it runs, as a plan's is, and a file as it is written.
+    kept = {"outcome", "transactional", "rewrite", "statements", "undo"}
+    kept |= {"text"} if isinstance(value, Remedy) else set()
     fields = {n: spoil(getattr(value, n)) for n in value.__dataclass_fields__ if n not in kept}
     return replace(value, **fields)
 
@@ -300,7 +350,7 @@ def shell() -> InteractiveShell:
 
 
 def test_every_record_is_shown_by_itself_or_known_as_a_part_of_another() -> None:
-    assert set(records.__all__) == {one.__name__ for one in present._VIEWS} | PARTS
+    assert {*records.__all__, *repairs.__all__} == {one.__name__ for one in present._VIEWS} | PARTS
 
 
 def test_every_record_that_is_shown_has_a_sample_here() -> None:
