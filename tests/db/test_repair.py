@@ -151,7 +151,7 @@ MORE: tuple[Case, ...] = (
     Case(
         "two rows of two branches, one unknown to the schema",
         ("DELETE FROM alembic_version WHERE version_num = 'c3'",),
-        ("several-heads", "version-behind-schema"), ("schema is that of b2, c3",), "stamp",
+        ("version-behind-schema", "several-heads"), ("schema is that of",), "stamp",
         ("b2", "c3"), revisions=TWO_HEADS, to="heads", left=("several-heads",),
     ),
 )  # fmt: skip
