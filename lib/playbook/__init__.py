@@ -15,6 +15,7 @@ __all__ = [
     "init",
     "preview",
     "rehearse",
+    "repair",
     "restore",
     "rollback",
     "status",

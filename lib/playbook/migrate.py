@@ -32,6 +32,7 @@ from playbook.errors import (
 )
 from playbook.records import LateRows, PlanStep, Revision, RevisionGraph, ServerInfo, StepResult
 from playbook.rehearsals import HeldLock, Measured
+from playbook.revision_files import RevisionFile
 from playbook.targets import Target, redact
 
 __all__ = ["CONCURRENTLY_TIMEOUT", "Alembic", "EventHandler"]
@@ -46,6 +47,9 @@ SESSION = {
 }
 """Settings of every session of the child; the server notices within 1 s if the child died."""
 STOP_WAIT_S = 5.0
+LOOK = "`repair` names the file, and says what to do."
+NO_SUCH_COLUMN = ("42703", "42883")
+"""SQLSTATEs of a version table that has another column, or one of another type."""
 
 EventHandler = Callable[[Mapping[str, Any]], None]
 
@@ -178,22 +182,60 @@ class Alembic:
         files = self._ask("graph")
         where = self._ask("current") if current else {"current": []}
         self._has_read = True
-        revisions = tuple(_revision(record) for record in files["revisions"])
-        known = {revision.revision for revision in revisions}
-        return RevisionGraph(
-            revisions=revisions,
-            heads=tuple(files["heads"]),
-            current=tuple(where["current"]),
-            unknown=tuple(r for r in where["current"] if r not in known),
-            version_table=where.get("version_table", "alembic_version"),
-            version_table_schema=where.get("version_table_schema", ""),
-            search_path=tuple(where.get("search_path", ())),
-            script_directory=files["directory"],
+        _check_rows(where["current"])
+        return _graph(files, where)
+
+    def try_graph(self) -> tuple[RevisionGraph, tuple[PlaybookError, ...]]:
+        """Return the graph as far as it can be read, and what is in the way of the rest.
+
+        Revision files that cannot be loaded give a graph without revisions, an env.py that fails
+        or a version table that it cannot read one without a place. Rows that name no revision are
+        left out of ``current``.
+        """
+        files: Mapping[str, Any] = {"revisions": (), "heads": (), "directory": ""}
+        where: Mapping[str, Any] = {"current": []}
+        problems: list[PlaybookError] = []
+        try:
+            files = self._ask("graph") if self._versions else files
+        except PlaybookError as error:
+            problems.append(error)
+        try:
+            where = self._ask("current")
+            _check_rows(where["current"])
+        except PlaybookError as error:
+            problems.append(error)
+        return _graph(files, where), tuple(problems)
+
+    def files(self) -> tuple[RevisionFile, ...]:
+        """Return each revision file by itself, also where they do not load together."""
+        return tuple(
+            RevisionFile(
+                path=Path(one["path"]),
+                sha256=one["sha256"],
+                text=one["text"],
+                revision=one["revision"],
+                down_revisions=tuple(one["down_revisions"]),
+                has_down_revision=one["has_down"],
+                error=one["error"],
+                line=one["line"],
+            )
+            for one in self._ask("files")
         )
+
+    def merge_text(self, heads: Sequence[str], revision: str, message: str) -> tuple[Path, str]:
+        """Return the path and the text of a file that merges some heads; nothing is written.
+
+        Raises:
+            SettingsError: Alembic refuses the id or the heads.
+        """
+        found = self._ask("merge_text", heads=list(heads), revision=revision, message=message)
+        return Path(found["path"]), str(found["text"])
 
     def current(self) -> tuple[str, ...]:
         """Return what the version table holds; empty if there is no such table."""
-        return tuple(self._ask("current")["current"])
+        found = self._ask("current")["current"]
+        _check_rows(found)
+        return tuple(found)
 
     def plan(self, direction: str, target: str, current: Sequence[str]) -> tuple[PlanStep, ...]:
         """Return the steps, without SQL, from ``current`` to ``target``.
@@ -395,7 +437,9 @@ class Alembic:
         return self._ask("author", verb=verb, **request)
 
     def versions(self) -> tuple[tuple[str, str], ...]:
-        """Return (name, version) of Alembic and SQLAlchemy in the child."""
+        """Return (name, version) of Alembic and SQLAlchemy in the child, once it has told them."""
+        if not self._versions:
+            return ()
         return (
             ("Alembic", self._versions["alembic"]),
             ("SQLAlchemy", self._versions["sqlalchemy"]),
@@ -514,11 +558,12 @@ class Alembic:
                 remedy="Stop those writes, then run the notebook's cells from the top.",
             )
         if command in {"open", "graph", "plan", "drift", "author"} and event["alembic"]:
-            return SettingsError(f"Alembic says: {_sentence(text)}")
+            look = LOOK if command in {"open", "graph"} and event.get("project") else ""
+            return SettingsError(f"Alembic says: {_sentence(text)}", remedy=look)
         if command in {"open", "graph"}:
             return SettingsError(
                 f"The project's revision files cannot be loaded: {kind}: {_sentence(text)}",
-                remedy=f"See that `alembic history` works in {self._target.project}.",
+                remedy=f"See that `alembic history` works in {self._target.project}; {LOOK}",
             )
         if command == "current" and not event["sqlstate"]:
             remedy = f"See that `alembic current` works in {self._target.project}."
@@ -542,8 +587,10 @@ class Alembic:
                 state="PostgreSQL rolled this attempt back.",
                 sqlstate="55P03",
             )
+        unreadable = command == "current" and event["sqlstate"] in NO_SUCH_COLUMN
         return MigrationFailed(
             f"{kind}: {_sentence(text)}" if not event["sqlstate"] else _sentence(text),
+            remedy="`repair` shows the version table and how to mend it." if unreadable else "",
             statement=redact(event["statement"]),
             sqlstate=event["sqlstate"],
             transactional=event.get("transactional", True),
@@ -558,6 +605,37 @@ def _measured(record: Mapping[str, Any]) -> Measured:
         rows=tuple((table, rows) for table, rows in record["rows"]),
         alone=tuple((redact(text), took_s) for text, took_s in record["alone"]),
     )
+
+
+def _graph(files: Mapping[str, Any], where: Mapping[str, Any]) -> RevisionGraph:
+    revisions = tuple(_revision(record) for record in files["revisions"])
+    known = {revision.revision for revision in revisions}
+    current = tuple(row for row in where["current"] if isinstance(row, str) and row)
+    return RevisionGraph(
+        revisions=revisions,
+        heads=tuple(files["heads"]),
+        current=current,
+        unknown=tuple(row for row in current if row not in known),
+        version_table=where.get("version_table", "alembic_version"),
+        version_table_schema=where.get("version_table_schema", ""),
+        search_path=tuple(where.get("search_path", ())),
+        script_directory=files["directory"],
+    )
+
+
+def _check_rows(rows: Sequence[object]) -> None:
+    """Refuse a version table of which a row names no revision.
+
+    Raises:
+        SettingsError: a row is NULL, empty or no text.
+    """
+    for row in rows:
+        if not isinstance(row, str) or not row:
+            what = "a row without a revision (NULL)" if row is None else f"a row {row!r}"
+            raise SettingsError(
+                f"The version table holds {what}, which is no revision's id.",
+                remedy="Run `repair`: it shows the table and how to mend it.",
+            )
 
 
 def _sentence(text: str) -> str:

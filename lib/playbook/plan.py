@@ -74,7 +74,8 @@ def build_plan(
     if graph.unknown:
         raise GuardRefused(
             f"The database is at {join(graph.unknown)}, which no revision file has.",
-            remedy="Bring the missing file back, or check that this is the right project.",
+            remedy="Bring the missing file back, or check that this is the right project; `repair` "
+            "says what the schema is and offers the remedy.",
         )
     if direction == "downgrade" and not graph.current:
         raise GuardRefused(

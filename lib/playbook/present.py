@@ -29,6 +29,7 @@ from playbook import (
     views_documents,
     views_plan,
     views_rehearsal,
+    views_repair,
     views_run,
 )
 from playbook.charts import view_html, view_plain
@@ -45,6 +46,7 @@ _VIEWS = (
     | views_documents.VIEWS
     | views_rehearsal.VIEWS
     | views_author.VIEWS
+    | views_repair.VIEWS
 )
 
 

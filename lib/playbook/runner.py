@@ -21,6 +21,7 @@ import os
 import queue
 import re
 import sys
+import tempfile
 import threading
 import time
 import warnings
@@ -32,6 +33,7 @@ from alembic import autogenerate, util
 from alembic.config import Config
 from alembic.runtime.environment import EnvironmentContext
 from alembic.runtime.migration import MigrationStep
+from alembic.script import Script as ScriptFile
 from alembic.script import ScriptDirectory
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
@@ -99,6 +101,8 @@ BEGINS_WITH = re.compile(_SPACE + r"WITH\b", re.IGNORECASE | re.DOTALL)
 WRITE = re.compile(_SPACE + _WRITE, re.IGNORECASE | re.DOTALL)
 WRITE_IN_WITH = re.compile(r"[()]" + _SPACE + _WRITE, re.IGNORECASE | re.DOTALL)
 """How statements that write rows begin, also within WITH, and the table that they name."""
+REVISION_FILE = re.compile(r"(?!\.#|__init__).*\.py$")
+"""The names of the files that Alembic loads."""
 LOCK_MODES = (
     "AccessShareLock",
     "RowShareLock",
@@ -117,6 +121,10 @@ class WrongDatabaseError(Exception):
 
 class WrongRevisionError(Exception):
     """The version table does not hold what the plan starts from."""
+
+
+class NotWrittenError(Exception):
+    """A revision file was rendered, and was not to be written."""
 
 
 class LateRowsError(Exception):
@@ -505,7 +513,14 @@ class Runner:
         if request.get("drafts"):
             sys.dont_write_bytecode = True  # a folder of drafts holds drafts only
             self.add_versions(request["drafts"])
-        # Now, as the files are loaded: what runs later is this, whatever they hold by then.
+        self.hashes: dict[str, str] = {}
+
+    def load(self) -> None:
+        """Load the revision files and their hashes, at once.
+
+        What runs later is this, whatever the files hold by then. Where they cannot be loaded,
+        `current` and `files` still answer.
+        """
         self.hashes = load_hashes(self.script)
 
     def run_env(
@@ -546,6 +561,45 @@ class Runner:
             "heads": list(self.script.get_heads()),
             "directory": self.script.dir,
         }
+
+    def files(self, request: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Return each revision file by itself, loaded, and why it cannot be."""
+        found = []
+        for folder in self.script._version_locations:
+            if not os.path.isdir(folder):
+                continue
+            for path in map(str, ScriptFile._list_py_dir(self.script, folder)):
+                if REVISION_FILE.match(os.path.basename(path)):
+                    found.append(read_file(path))
+        return found
+
+    def merge_text(self, request: Mapping[str, Any]) -> dict[str, str]:
+        """Return the file that would merge some heads, by the project's template; writes none."""
+        found: dict[str, str] = {}
+
+        def keep(template: Any, path: Any, **values: Any) -> None:
+            with tempfile.TemporaryDirectory() as folder:
+                copy = os.path.join(folder, "merge.py")
+                util.template_to_file(str(template), copy, self.script.output_encoding, **values)
+                with open(copy, encoding=self.script.output_encoding or "utf-8") as file:
+                    found.update(path=str(path), text=file.read())
+            raise NotWrittenError
+
+        vars(self.script)["_generate_template"] = keep
+        try:
+            self.script.generate_revision(
+                request["revision"],
+                request["message"],
+                head=tuple(request["heads"]),
+                imports="",
+                upgrades="",
+                downgrades="",
+            )
+        except NotWrittenError:
+            return found
+        finally:
+            del vars(self.script)["_generate_template"]
+        raise util.CommandError("Alembic rendered no file")
 
     def current(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Return what the version table holds; creates nothing."""
@@ -802,6 +856,42 @@ def is_about_revisions(warning: Any) -> bool:
     )
 
 
+def read_file(path: str) -> dict[str, Any]:
+    """Return what a revision file says of itself, as Alembic loads it, and its text."""
+    with open(path, "rb") as file:
+        raw = file.read()
+    found: dict[str, Any] = {
+        "path": path,
+        "sha256": hashlib.sha256(raw).hexdigest(),
+        "text": raw.decode("utf-8", "replace"),
+        "error": "",
+        "line": 0,
+        "has_down": False,
+        "revision": "",
+        "down_revisions": [],
+    }
+    try:
+        module = util.load_python_file(os.path.dirname(path), os.path.basename(path))
+    except (Exception, SystemExit) as error:  # whatever the file does
+        line = getattr(error, "lineno", 0) or line_within(path, error)
+        return dict(found, error="%s: %s" % (type(error).__name__, error), line=line or 0)
+    down = getattr(module, "down_revision", None)
+    found["has_down"] = hasattr(module, "down_revision")
+    found["revision"] = str(getattr(module, "revision", "") or "")
+    found["down_revisions"] = [str(one) for one in util.to_tuple(down, default=())]
+    return found
+
+
+def line_within(path: str, error: BaseException) -> int:
+    """Return the last line of a file that an exception came through; 0 if none."""
+    line, trace = 0, error.__traceback__
+    while trace:
+        if trace.tb_frame.f_code.co_filename == path:
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return line
+
+
 def describe(script: Script, digest: str) -> dict[str, Any]:
     """Return what the playbook keeps of a revision file."""
     return {
@@ -909,11 +999,13 @@ def serve(requests: queue.Queue[Any], send: Emit) -> NoReturn:
         try:
             if request["command"] == "open":
                 runner = Runner(emit, request)
+                runner.load()
                 result = {"alembic": alembic.__version__, "sqlalchemy": sqlalchemy.__version__}
             else:
                 result = getattr(runner, request["command"])(request)
         except (Exception, SystemExit) as error:  # reported, whatever a project's env.py raises
-            emit(error_event(error, runner.observer if runner else None))
+            record = error_event(error, runner.observer if runner else None)
+            emit(dict(record, project=runner is not None))
         else:
             emit({"event": "result", "result": result})
 

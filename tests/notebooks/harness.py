@@ -12,12 +12,13 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
 from nbformat import NotebookNode
+from psycopg2.errors import UniqueViolation
 
 from playbook import sandbox
 from playbook.archive import take_backup
@@ -41,6 +42,7 @@ RUNBOOKS = (
     "rollback",
     "restore",
     "ingest",
+    "repair",
 )
 MODULES = {"onboarding": "playbook.tour", "ingest": "voice_agent.ingest"}
 """What a notebook's cells call, where it is not the module of the playbook that is named as it."""
@@ -56,6 +58,11 @@ MODEL_CHANGES = {
 """What stands in models.py, and what a person would write in its place."""
 BEHIND = "one revision behind"
 """The state of a sandbox whose last revision is pending, rows in the tables before it."""
+BROKEN = "broken"
+"""The state of a sandbox at head whose version table names a lost revision, beside an invalid
+index."""
+SEEDED = {BACKED_UP: "head", BEHIND: "legacy", BROKEN: "head", CHANGED: "head"}
+"""The seeded state that each of these is made of."""
 CELL_TIMEOUT_S = 120
 QUIET_KERNEL = "--IPKernelApp.log_level=ERROR"
 """Without it each kernel warns that it talks to its own machine without encryption."""
@@ -121,13 +128,16 @@ class PrivateProject:
         """Make a database anew and forget every run and backup; return its target."""
         self.forget()
         self.write_models(changed=state == CHANGED)
-        seeded = {BACKED_UP: "head", CHANGED: "head", BEHIND: "legacy"}.get(state, state)
         with self.entered():
-            target = sandbox.reset_database(load_target(database, self.alembic_ini), seeded)
+            target = sandbox.reset_database(
+                load_target(database, self.alembic_ini), SEEDED.get(state, state)
+            )
         if state == BACKED_UP:
             back_up(target)
         if state == BEHIND:
             go_on(target)
+        if state == BROKEN:
+            break_it(target)
         return target
 
     def write_models(self, *, changed: bool) -> None:
@@ -172,6 +182,15 @@ def go_on(target: Target) -> None:
         alembic.open(target, server, session={})
         for step in alembic.plan("upgrade", "head", alembic.current())[:-1]:
             alembic.run(step, expected_current=alembic.current(), session={})
+
+
+def break_it(target: Target) -> None:
+    """Name a revision that no file has, and let a concurrent build fail on its rows."""
+    build = "CREATE UNIQUE INDEX CONCURRENTLY uq_users_display_name ON users (display_name)"
+    with connect(target) as connection, connection.cursor() as cursor:
+        cursor.execute("UPDATE alembic_version SET version_num = '003_add_tags'")
+        with suppress(UniqueViolation):
+            cursor.execute(build)
 
 
 def make_project() -> PrivateProject:

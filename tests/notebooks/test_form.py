@@ -13,6 +13,7 @@ import pytest
 from harness import (
     BACKED_UP,
     BEHIND,
+    BROKEN,
     CHANGED,
     MODULES,
     NOTEBOOKS,
@@ -25,7 +26,7 @@ from nbformat import NotebookNode
 from regenerate import form_problems
 
 MOST_LINES = 8
-STATES = {"legacy", "head", "empty", BACKED_UP, BEHIND, CHANGED}
+STATES = {"legacy", "head", "empty", BACKED_UP, BEHIND, BROKEN, CHANGED}
 HEADINGS = ("Parameters", "Target", "Preflight", "Outcome")
 FORBIDDEN = (
     ast.FunctionDef,

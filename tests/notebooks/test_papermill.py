@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from harness import (
+    BROKEN,
     CHANGED,
     NOTEBOOKS,
     RUNBOOKS,
@@ -43,6 +44,7 @@ FILES = {
     "restore": {"receipt.json"},
     "ingest": {"receipt.json", "files.csv", "undo.sql"},
     "rehearse": {"receipt.json", "rehearsal.json"},
+    "repair": set(),
     "preview": {"migration.sql", "rollback.sql", "plan.json"},
     "upgrade": UPGRADE_FILES,
     "rollback": {
@@ -168,6 +170,19 @@ def test_a_second_upgrade_has_nothing_to_do(
     assert done.returncode == 0, done.stderr
     assert "the database is there already, or past it" in plain_outputs(read_notebook(output))
     assert _state(target) == before
+
+
+def test_repair_mends_when_told_and_shows_what_it_has_run(
+    papermill: Papermill, project: PrivateProject, output: Path
+) -> None:
+    target = project.reset(BROKEN)
+
+    done = papermill("repair", "-r", "apply", "stamp")
+
+    assert done.returncode == 0, done.stderr
+    assert _revision(target) == "002_add_rag_tables"
+    assert "The way back: psql -f" in plain_outputs(read_notebook(output))
+    assert _names(project.runs) == {"effect.sql", "receipt.json", "undo.sql"}
 
 
 def test_output_dir_takes_the_run(

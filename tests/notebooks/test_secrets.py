@@ -12,10 +12,9 @@ from urllib.parse import quote
 
 import pytest
 from harness import (
-    BACKED_UP,
-    BEHIND,
     NOTEBOOKS,
     RUNBOOKS,
+    SEEDED,
     PrivateProject,
     code_cells,
     plain_outputs,
@@ -64,7 +63,7 @@ def make_database(templates: Server) -> Iterator[Callable[[str], str]]:
     made = []
 
     def make(state: str) -> str:
-        state = {BACKED_UP: "head", BEHIND: "legacy"}.get(state, state)
+        state = SEEDED.get(state, state)
         name = f"app_{state}"
         templates.execute(f"CREATE DATABASE {name} TEMPLATE template_{state}")
         made.append(name)

@@ -24,6 +24,7 @@ from playbook import (
     record_charts,
     records,
     rehearsals,
+    repairs,
 )
 from playbook.documents import FileReport, FileReports, FolderSurvey, Imported
 from playbook.drafts import (
@@ -91,12 +92,22 @@ from playbook.rehearsals import (
     RoundTrip,
     Trouble,
 )
+from playbook.repairs import (
+    Diagnosis,
+    Mended,
+    Remedies,
+    Remedy,
+    RevisionMatch,
+    SchemaMatches,
+    VersionTable,
+)
+from playbook.schema_objects import SchemaDifference
 
 EVIL = '<script>alert("x")</script>&Größe文書\x1b[31m\n\u202e'
 SHA = "0123456789abcdef" * 4
 START = datetime(2026, 11, 23, 8, 0, 0, tzinfo=UTC)
 RUN = Path("/home/secret-user/project/runs/20261123T080000Z-upgrade-sandbox")
-RECORDS = (records, rehearsals, drafts, documents)
+RECORDS = (records, rehearsals, drafts, documents, repairs)
 PARTS = {
     "DraftFile", "ModelChange", "TriedRevision", "Unseen",
     "Allowed", "HeldLock", "Measured", "Passage", "Rehearsal", "Rehearsed", "Trouble",
@@ -106,6 +117,7 @@ PARTS = {
     "Receipt", "Revision", "SalvagedFile", "SequenceBehind", "ServerInfo", "Severity",
     "StepResult", "TableSize", "TableSnapshot", "TableStorage", "UnvalidatedConstraint",
     "WayBack",
+    "BrokenIndex", "Remedy", "RevisionMatch",
 }  # fmt: skip
 """Records that are shown only within others, or by nobody."""
 SHOWN_AS_THEY_ARE = {"CheckSkeleton", "Draft", "DraftSql", "Plan"}
@@ -193,6 +205,40 @@ PASSAGE = Passage(
 )  # fmt: skip
 
 SAMPLES: dict[str, Any] = {
+    "VersionTable": VersionTable(
+        "public.alembic_version", True, (("version_num", "character varying(32)", True),),
+        "alembic_version_pkc", (None, "0003_chunks"), (("old.alembic_version", ("0001_users",)),),
+    ),
+    "SchemaMatches": SchemaMatches(
+        "the sandbox",
+        (
+            RevisionMatch((), (SchemaDifference("table", "public.users", "", "TABLE"),) * 3),
+            RevisionMatch(
+                ("0001_users",),
+                (SchemaDifference("column", "public.users.id", "integer", "bigint NOT NULL"),
+                 SchemaDifference("index", "public.ix_users", "CREATE INDEX ...", "")),
+                (SchemaDifference("privilege", "public.users to app", "", "SELECT"),),
+            ),
+        ),
+        ("other.things",), ("0002_tags cannot be built on an empty database: it reads rows.",),
+    ),
+    "Diagnosis": Diagnosis((
+        Finding("unknown-revision", Severity.STOP, "lost", "No file has it.", "Stamp it.", "Why."),
+        Finding("several-heads", Severity.WARN, "0004_a, 0004_b", "Two heads.", "Merge them."),
+    )),
+    "Remedies": Remedies(
+        (
+            Remedy("stamp", "Writes down 0001_users.", ("DELETE FROM v;", "INSERT INTO v;"),
+                   ("DELETE FROM v;",), revisions=("0001_users",)),
+            Remedy("reindex", "Builds ix_users again.", ("REINDEX INDEX CONCURRENTLY ix_users;",),
+                   in_transaction=False),
+            Remedy("merge", "Writes 0005.", file=Path("/p/versions/0005.py"), text="revision = 5"),
+        ),
+        "stamp",
+    ),
+    "Mended": Mended(
+        "stamp", "Writes down 0001_users.", ("DELETE FROM v;",), ("INSERT INTO v;",), 0.31,
+    ),
     "Banner": Banner(
         runbook="upgrade", target="sandbox", label="sandbox database 'sandbox'", kind="sandbox",
         protected=False, writes="tables, by Alembic; a backup first", server_version="18.4",
@@ -357,6 +403,8 @@ EMPTY: dict[str, tuple[Any, str]] = {
     "Loss": (Loss(()), "Nothing will be destroyed"),
     "Salvage": (Salvage(Path("s"), ()), "Nothing had to be salvaged"),
     "Sessions": (Sessions("app", ()), "Nobody else is connected"),
+    "Remedies": (Remedies(()), "no remedy to apply"),
+    "SchemaMatches": (SchemaMatches(""), "Nothing was compared"),
     "Snapshot": (Snapshot("db", "", (), ()), "no tables"),
     "RoundTrip": (RoundTrip("", "head", (), (), (), (), ()), "nothing was rehearsed"),
 }  # fmt: skip
@@ -372,7 +420,9 @@ def spoil(value: Any) -> Any:
         return value
     if isinstance(value, str):
         return EVIL
-    kept = {"outcome", "transactional", "rewrite"}  # SQL is shown as it runs, as a plan's is
+    # SQL is shown as it runs, as a plan's is, and a file as it is written.
+    kept = {"outcome", "transactional", "rewrite", "statements", "undo"}
+    kept |= {"text"} if isinstance(value, Remedy) else set()
     fields = {n: spoil(getattr(value, n)) for n in value.__dataclass_fields__ if n not in kept}
     return replace(value, **fields)
 
