@@ -1,4 +1,4 @@
-"""How numbers, times, sizes and paths are written in tables and in sentences. Layer 1."""
+"""How numbers, times, sizes and paths are written in tables and in sentences. Layer 0."""
 
 from __future__ import annotations
 

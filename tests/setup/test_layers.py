@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from architecture import PAGE, renewed
 
 PLAYBOOK = Path(__file__).parents[2] / "lib" / "playbook"
 RUNNER_MAY_IMPORT = {"alembic", "sqlalchemy", *sys.stdlib_module_names}
@@ -38,3 +39,7 @@ def test_every_module_of_the_playbook_has_its_layer(request):
     modules = {path.stem for path in PLAYBOOK.glob("*.py")} - {"__init__"}
 
     assert {name for name in modules if f"({name})" not in layers} == set()
+
+
+def test_the_page_lists_every_module_with_the_concern_that_it_states():
+    assert PAGE.read_text("utf-8") == renewed(), "run: python tests/setup/architecture.py"
