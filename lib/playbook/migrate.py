@@ -31,6 +31,7 @@ from playbook.errors import (
     WrongDatabase,
 )
 from playbook.records import LateRows, PlanStep, Revision, RevisionGraph, ServerInfo, StepResult
+from playbook.settings import Invocation
 from playbook.targets import Target, redact
 
 __all__ = ["CONCURRENTLY_TIMEOUT", "Alembic", "EventHandler"]
@@ -45,6 +46,8 @@ SESSION = {
 }
 """Settings of every session of the child; the server notices within 1 s if the child died."""
 STOP_WAIT_S = 5.0
+DRIVERS = ("psycopg2", "psycopg", "pg8000")
+ASYNC_DRIVERS = ("asyncpg", "psycopg")
 
 EventHandler = Callable[[Mapping[str, Any]], None]
 
@@ -115,7 +118,7 @@ class Alembic:
                 text=True,
                 encoding="utf-8",
                 cwd=target.project,
-                env=os.environ | target.libpq_environment(),
+                env=os.environ | _variables(target),
                 start_new_session=True,
             )
         except OSError as error:
@@ -136,6 +139,12 @@ class Alembic:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    @property
+    def _directory(self) -> Path:
+        """Where the project's users run Alembic."""
+        how = self._target.invocation or Invocation(self._target.alembic_ini)
+        return how.directory or how.config.parent
 
     @property
     def pid(self) -> int:
@@ -163,11 +172,35 @@ class Alembic:
         }
         self._versions = self._ask(
             "open",
-            alembic_ini=str(self._target.alembic_ini),
-            url=target.sqlalchemy_url(),
+            **self._invocation(),
             expected=expected,
             session={**SESSION, **session},
         )
+
+    def _invocation(self) -> dict[str, Any]:
+        """Return how the project's Alembic is run on the target, with its URL where it belongs."""
+        target = self._target
+        how = target.invocation or Invocation(target.alembic_ini)
+        run: dict[str, Any] = {
+            "config": str(how.config),
+            "directory": str(how.directory or ""),
+            "name": how.name,
+            "arguments": how.arguments,
+        }
+        seen = self._ask("look", **run)
+        driver = how.driver or seen["driver"] or _suitable(seen)
+        own = target.driver or how.driver or driver  # of the variable that the application reads
+        variables = {target.variable: "{url}"} if target.variable else {}
+        variables |= dict(how.environment)
+        return run | {
+            "arguments": [target.fill(text, driver=driver) for text in how.arguments],
+            "url": target.sqlalchemy_url(driver),
+            "options": [(s, k, target.fill(t, driver=driver)) for s, k, t in how.options],
+            "environment": {
+                name: target.fill(text, driver=own, secret=True) for name, text in variables.items()
+            },
+            "gives_connection": how.gives_connection,
+        }
 
     def graph(self, *, current: bool = True) -> RevisionGraph:
         """Return the revisions and, if asked, where the database stands (as env.py sees it)."""
@@ -392,7 +425,7 @@ class Alembic:
             return SettingsError(
                 "The process that runs Alembic ended while it read the project (exit code "
                 f"{code}): {_sentence(last[0])}",
-                remedy=f"See that `alembic current` works in {self._target.project}.",
+                remedy=f"See that `alembic current` works in {self._directory}.",
             )
         return AlembicDied(
             f"The process that ran Alembic ended by itself (exit code {code}): "
@@ -406,10 +439,11 @@ class Alembic:
         kind, text = event["kind"], redact(event["message"])
         if kind == "WrongDatabaseError":
             return WrongDatabase(
-                f"The project's env.py connected to the database {text!r}, which is not the "
+                f"The project's env.py connected to {text}, which is not the "
                 f"{self._target.label}: it does not take its URL from where the target's is.",
                 state="It was stopped before it could write.",
-                remedy="Let env.py use sqlalchemy.url, or set its own variable to the same URL.",
+                remedy="Say where it does: [playbook.environment] VARIABLE = {url}, or "
+                f"[playbook.options] option = {{url}}, in {self._target.alembic_ini.name}.",
             )
         if kind == "WrongRevisionError":
             return MigrationFailed(
@@ -423,15 +457,15 @@ class Alembic:
                 state="PostgreSQL rolled this revision back.",
                 remedy="Stop those writes, then run the notebook's cells from the top.",
             )
-        if command in {"open", "graph", "plan", "drift"} and event["alembic"]:
+        if command in {"look", "open", "graph", "plan", "drift"} and event["alembic"]:
             return SettingsError(f"Alembic says: {_sentence(text)}")
-        if command in {"open", "graph"}:
+        if command in {"look", "open", "graph"}:
             return SettingsError(
                 f"The project's revision files cannot be loaded: {kind}: {_sentence(text)}",
-                remedy=f"See that `alembic history` works in {self._target.project}.",
+                remedy=f"See that `alembic history` works in {self._directory}.",
             )
         if command == "current" and not event["sqlstate"]:
-            remedy = f"See that `alembic current` works in {self._target.project}."
+            remedy = f"See that `alembic current` works in {self._directory}."
             if kind == "ModuleNotFoundError" and not self._target.python:
                 remedy += (
                     " If it needs an environment of its own, name it in alembic.ini: [playbook] "
@@ -452,6 +486,19 @@ class Alembic:
             sqlstate=event["sqlstate"],
             transactional=event.get("transactional", True),
         )
+
+
+def _variables(target: Target) -> dict[str, str]:
+    """Return the child's variables for what no URL of every driver can hold, as the password."""
+    of_place = {"PGHOST", "PGHOSTADDR", "PGPORT", "PGUSER", "PGDATABASE"}
+    return {k: v for k, v in target.libpq_variables().items() if k not in of_place}
+
+
+def _suitable(seen: Mapping[str, Any]) -> str:
+    """Return a driver that the project has, for an env.py that names none."""
+    drivers: list[str] = seen["drivers"]
+    wanted = ASYNC_DRIVERS if seen["is_async"] else DRIVERS
+    return next((driver for driver in wanted if driver in drivers), wanted[0])
 
 
 def _sentence(text: str) -> str:

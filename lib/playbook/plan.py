@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ from playbook.leftovers import held, hold_database, scratch_name, sweep_database
 from playbook.migrate import Alembic
 from playbook.probes import COUNT_LIMIT, count_violations, with_counts
 from playbook.records import Hazards, Loss, Plan, PlanStep, RevisionGraph
-from playbook.revisions import after, check_target, join
+from playbook.revisions import after, check_target, join, split_target
 from playbook.salvage import find_loss
 from playbook.sandbox import drop_database, open_target
 from playbook.statements import dropped_objects, tables_in
@@ -71,6 +71,9 @@ def build_plan(
         MigrationFailed: the SQL cannot be had by the method asked for.
     """
     check_target(to, graph, direction=direction)
+    if to == "heads" and target.heads:
+        to = target.heads
+        check_target(to, graph, direction=direction)
     if graph.unknown:
         raise GuardRefused(
             f"The database is at {join(graph.unknown)}, which no revision file has.",
@@ -81,9 +84,10 @@ def build_plan(
             "Nothing is applied, so there is nothing to undo.",
             remedy="`status` shows where the database is.",
         )
-    steps = alembic.plan(direction, to, graph.current)
+    legs = _legs(alembic, graph, direction, to)
+    steps = tuple(step for leg in legs for step in leg.steps)
     try:
-        pieces, used = _sql(target, alembic, graph, steps, direction, to, method)
+        pieces, used = _sql(target, alembic, graph, legs, direction, method)
     except MigrationFailed as error:
         raise _unplanned(error, direction) from error
     steps = tuple(replace(s, sql=text) for s, text in zip(steps, pieces, strict=True))
@@ -98,6 +102,25 @@ def build_plan(
         sha256=_hash(steps, used),
         tables=_existing_tables(target, graph, pieces) if steps else (),
     )
+
+
+@dataclass(frozen=True)
+class _Leg:
+    """The steps to one target of a plan that has several."""
+
+    to: str
+    current: tuple[str, ...]
+    steps: tuple[PlanStep, ...]
+
+
+def _legs(alembic: Alembic, graph: RevisionGraph, direction: str, to: str) -> tuple[_Leg, ...]:
+    """Return the steps to each of the targets, in their order; each begins where one ended."""
+    legs, current = [], graph.current
+    for one in split_target(to):
+        leg = _Leg(one, current, alembic.plan(direction, one, current))
+        legs.append(leg)
+        current = after(graph, current, [step.revision for step in leg.steps], direction)
+    return tuple(legs)
 
 
 def _unplanned(error: MigrationFailed, direction: str) -> MigrationFailed:
@@ -172,17 +195,22 @@ def _sql(
     target: Target,
     alembic: Alembic,
     graph: RevisionGraph,
-    steps: Sequence[PlanStep],
+    legs: Sequence[_Leg],
     direction: str,
-    to: str,
     method: str,
 ) -> tuple[list[str], str]:
     """Return the SQL of each step, and the method that gave it."""
+    steps = [step for leg in legs for step in leg.steps]
     if not steps:
         return [], "offline"
     if method != "observed":
         try:
-            pieces = alembic.sql(direction, to, graph.current)
+            pieces = [
+                piece
+                for leg in legs
+                if leg.steps
+                for piece in alembic.sql(direction, leg.to, leg.current)
+            ]
         except MigrationFailed:
             if method == "offline":
                 raise
