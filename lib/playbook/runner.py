@@ -13,6 +13,7 @@ sees every statement, and reads the locks just before each commit.
 from __future__ import annotations
 
 import argparse
+import copy
 import functools
 import hashlib
 import importlib.util
@@ -526,6 +527,8 @@ class Runner:
             )
         self.attributes = Attributes(self.config.attributes)
         self.attributes.url = request["url"]
+        self.memo: dict[Any, Any] = {}
+        self.memo_of = ""
         self.gives_connection = request["gives_connection"]
         self.config.attributes = self.attributes
         if is_flask_s(env_text(self.config)):
@@ -660,11 +663,13 @@ class Runner:
                 return own(**options)
 
             step.migration_fn = save_then_run
+            self.remember(context, request)
             self.observer.recording = True
             started = time.monotonic()
             yield step
             result["duration_s"] = time.monotonic() - started
             self.observer.recording = False
+            result["memo"] = context.impl.memo
 
         self.observer.reset(
             dict(request["session"], default_transaction_read_only="off"),
@@ -673,7 +678,17 @@ class Runner:
         started = time.monotonic()
         self.run_env(one_step)
         result["duration_s"] = time.monotonic() - started
+        self.memo, self.memo_of = result.pop("memo"), request["direction"]
         return dict(result, **self.observer.summary())
+
+    def remember(self, context: MigrationContext, request: Mapping[str, Any]) -> None:
+        """Give a step what the steps before it have left, as if all were one run of Alembic.
+
+        SQLAlchemy keeps there which types it has made: of two tables with one enum, in two
+        revisions, only the first makes it. Each step has a copy, as it may be tried again.
+        """
+        if request["direction"] == self.memo_of and request["expected_current"]:
+            context.impl.memo = copy.deepcopy(self.memo)
 
     def save_late_rows(
         self, context: MigrationContext, tables: Iterable[Mapping[str, str]]
