@@ -46,6 +46,8 @@ SESSION = {
 }
 """Settings of every session of the child; the server notices within 1 s if the child died."""
 STOP_WAIT_S = 5.0
+READ_ONLY = "25006"
+"""PostgreSQL's read_only_sql_transaction."""
 DRIVERS = ("psycopg2", "psycopg", "pg8000")
 ASYNC_DRIVERS = ("asyncpg", "psycopg")
 
@@ -463,6 +465,13 @@ class Alembic:
             return SettingsError(
                 f"The project's revision files cannot be loaded: {kind}: {_sentence(text)}",
                 remedy=f"See that `alembic history` works in {self._directory}.",
+            )
+        if command == "current" and event["sqlstate"] == READ_ONLY:
+            return SettingsError(
+                f"The project's env.py writes before it runs a migration: {_sentence(text)}",
+                state="Nothing was changed.",
+                remedy="Let it write only where a migration is run, or make once by hand what it "
+                "makes.",
             )
         if command == "current" and not event["sqlstate"]:
             remedy = f"See that `alembic current` works in {self._directory}."

@@ -92,6 +92,8 @@ BEGINS_WITH = re.compile(_SPACE + r"WITH\b", re.IGNORECASE | re.DOTALL)
 WRITE = re.compile(_SPACE + _WRITE, re.IGNORECASE | re.DOTALL)
 WRITE_IN_WITH = re.compile(r"[()]" + _SPACE + _WRITE, re.IGNORECASE | re.DOTALL)
 """How statements that write rows begin, also within WITH, and the table that they name."""
+MAKES_PLACE = re.compile(r"\s*CREATE\s+(?:SCHEMA|EXTENSION)\s+IF\s+NOT\s+EXISTS\b", re.IGNORECASE)
+NOTHING = "SELECT WHERE false"
 PLACEHOLDER = re.compile(r"%%|%\((\w+)\)s|%s|\$(\d+)")
 DRIVERS = ("psycopg2", "psycopg", "asyncpg", "pg8000")
 OWN_DRIVER = re.compile(r"postgres(?:ql)?\+(\w+)://")
@@ -143,10 +145,15 @@ class Observer:
         self.limited = False
         self.before_concurrently: dict[str, str] = {}
 
+    @property
+    def read_only(self) -> bool:
+        """Whether this request only reads."""
+        return self.session.get("default_transaction_read_only") == "on"
+
     def listen(self) -> None:
         """Hook every pool and engine of this process, whoever creates them."""
         event.listen(Pool, "checkout", self.on_checkout)
-        event.listen(Engine, "before_cursor_execute", self.on_statement)
+        event.listen(Engine, "before_cursor_execute", self.on_statement, retval=True)
         event.listen(Engine, "after_cursor_execute", self.on_statement_done)
         event.listen(Engine, "commit", self.on_commit)
 
@@ -187,8 +194,13 @@ class Observer:
         parameters: Any,
         context: Any,
         executemany: bool,
-    ) -> None:
-        """Report a statement before it runs; give CONCURRENTLY its own lock_timeout."""
+    ) -> tuple[str, Any]:
+        """Report a statement before it runs; give CONCURRENTLY its own lock_timeout.
+
+        Where nothing may be written, what env.py makes before its migrations is left out.
+        """
+        if self.read_only and MAKES_PLACE.match(statement):
+            return NOTHING, ()
         self.statements += 1
         self.last_statement = statement
         raw = connection.connection
@@ -215,6 +227,7 @@ class Observer:
                 "outside": self.outside_transaction,
             }
         )
+        return statement, parameters
 
     def tell_outside(self) -> None:
         """Report that what a revision has done so far stays, even if this process is killed."""
@@ -377,7 +390,7 @@ def with_values(
         return statement
     # Even without values the driver makes "%" of "%%".
     # SQLAlchemy 2 sends many rows by one INSERT (insertmanyvalues): executemany, and one mapping.
-    rows = parameters if executemany and isinstance(parameters, list) else [parameters]
+    rows = parameters if executemany and isinstance(parameters, (list, tuple)) else [parameters]
     mogrify = getattr(cursor, "mogrify", fill_in)
     texts = [mogrify(statement, row) for row in rows]
     return ";\n".join(t.decode() if isinstance(t, bytes) else t for t in texts)
@@ -859,7 +872,7 @@ def flatten(differences: Iterable[Any]) -> list[str]:
         if isinstance(item, list):
             lines.extend(flatten(item))
         else:
-            parts = [name(part) for part in item[1:] if part is not None]
+            parts = [name(p) for p in item[1:] if p is not None and not isinstance(p, dict)]
             lines.append(" ".join([item[0].replace("_", " "), *parts]))
     return lines
 
@@ -870,6 +883,9 @@ def name(part: Any) -> str:
     own: Any = getattr(part, "name", None)
     if own and getattr(table, "name", None):
         return "%s.%s" % (table.name, own)
+    if isinstance(part, sqlalchemy.Constraint) and table is not None:  # without a name
+        columns = [str(column.name) for column in getattr(part, "columns", ())]
+        return "%s (%s)" % (table.name, ", ".join(columns))
     return str(own if own else part)
 
 
