@@ -39,7 +39,12 @@ OLDEST = Environment(
 MIDDLE = Environment(
     "middle",
     ("3.10", "3.11"),
-    ("alembic==1.13.3", "sqlalchemy[asyncio]==2.0.40", "psycopg[binary]==3.2.13", "asyncpg==0.30.0"),
+    (
+        "alembic==1.13.3",
+        "sqlalchemy[asyncio]==2.0.40",
+        "psycopg[binary]==3.2.13",
+        "asyncpg==0.30.0",
+    ),
 )
 NEWEST = Environment(
     "newest",
@@ -62,7 +67,7 @@ PUBLIC = Environment(
 
 
 def python_of(environment: Environment) -> Path:
-    """Return an environment's interpreter; the test is skipped, in CI failed, if it cannot be had."""
+    """Return an environment's interpreter; where it cannot be had, skip the test (in CI, fail)."""
     path, problem = _make(environment)
     if problem:
         if os.environ.get("CI") == "true":
@@ -103,7 +108,15 @@ def _install(uv: str, base: str, folder: Path, requirements: tuple[str, ...]) ->
     python = str(folder / "bin" / "python")
     for command in (
         [uv, "venv", "--no-config", "--python", base, str(folder)],
-        [uv, "pip", "install", "--no-build", "--python", python, *requirements],
+        [
+            uv,
+            "pip",
+            "install",
+            "--no-build",
+            "--python",
+            python,
+            *requirements,
+        ],
     ):
         done = subprocess.run(
             command, env=os.environ | quiet, capture_output=True, text=True, check=False
@@ -115,7 +128,8 @@ def _install(uv: str, base: str, folder: Path, requirements: tuple[str, ...]) ->
 
 def _interpreter(version: str) -> str:
     """Return an interpreter of a version that works; "" where this machine has none."""
-    own = sys.base_prefix if "%d.%d" % sys.version_info[:2] == version else ""
+    major, minor = sys.version_info[:2]
+    own = sys.base_prefix if f"{major}.{minor}" == version else ""
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
     candidates = [
         shutil.which(f"python{version}"),

@@ -31,6 +31,7 @@ from playbook.errors import (
     WrongDatabase,
 )
 from playbook.records import LateRows, PlanStep, Revision, RevisionGraph, ServerInfo, StepResult
+from playbook.revisions import after, split_target
 from playbook.settings import Invocation
 from playbook.targets import Target, redact
 
@@ -231,11 +232,27 @@ class Alembic:
 
         Args:
             direction: ``upgrade`` or ``downgrade``.
-            target: in any of Alembic's forms.
+            target: in any of Alembic's forms, or several with commas between them.
 
         Raises:
             SettingsError: Alembic cannot resolve the target.
         """
+        return tuple(step for _, _, leg in self._legs(direction, target, current) for step in leg)
+
+    def _legs(
+        self, direction: str, target: str, current: Sequence[str]
+    ) -> list[tuple[str, tuple[str, ...], tuple[PlanStep, ...]]]:
+        """Return, for each target that a text names, where its steps begin, and the steps."""
+        legs, at = [], tuple(current)
+        targets = split_target(target)
+        for one in targets:
+            steps = self._steps(direction, one, at)
+            legs.append((one, at, steps))
+            if len(targets) > 1:
+                at = after(self.graph(current=False), at, [s.revision for s in steps], direction)
+        return legs
+
+    def _steps(self, direction: str, target: str, current: Sequence[str]) -> tuple[PlanStep, ...]:
         steps = self._ask("plan", direction=direction, target=target, current=list(current))
         return tuple(
             PlanStep(
@@ -264,9 +281,12 @@ class Alembic:
         Raises:
             MigrationFailed: a revision reads the database, which offline mode cannot give it.
         """
-        pieces: list[str] = self._ask(
-            "sql", direction=direction, target=target, current=list(current)
-        )
+        several = len(split_target(target)) > 1
+        legs = self._legs(direction, target, current) if several else [(target, current, (None,))]
+        pieces: list[str] = []
+        for one, at, steps in legs:
+            if steps:
+                pieces += self._ask("sql", direction=direction, target=one, current=list(at))
         return pieces
 
     def run(

@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ from playbook.leftovers import held, hold_database, scratch_name, sweep_database
 from playbook.migrate import Alembic
 from playbook.probes import COUNT_LIMIT, count_violations, with_counts
 from playbook.records import Hazards, Loss, Plan, PlanStep, RevisionGraph
-from playbook.revisions import after, check_target, join, split_target
+from playbook.revisions import after, check_target, join
 from playbook.salvage import find_loss
 from playbook.sandbox import drop_database, open_target
 from playbook.statements import dropped_objects, tables_in
@@ -84,10 +84,9 @@ def build_plan(
             "Nothing is applied, so there is nothing to undo.",
             remedy="`status` shows where the database is.",
         )
-    legs = _legs(alembic, graph, direction, to)
-    steps = tuple(step for leg in legs for step in leg.steps)
+    steps = alembic.plan(direction, to, graph.current)
     try:
-        pieces, used = _sql(target, alembic, graph, legs, direction, method)
+        pieces, used = _sql(target, alembic, graph, steps, direction, to, method)
     except MigrationFailed as error:
         raise _unplanned(error, direction) from error
     steps = tuple(replace(s, sql=text) for s, text in zip(steps, pieces, strict=True))
@@ -102,25 +101,6 @@ def build_plan(
         sha256=_hash(steps, used),
         tables=_existing_tables(target, graph, pieces) if steps else (),
     )
-
-
-@dataclass(frozen=True)
-class _Leg:
-    """The steps to one target of a plan that has several."""
-
-    to: str
-    current: tuple[str, ...]
-    steps: tuple[PlanStep, ...]
-
-
-def _legs(alembic: Alembic, graph: RevisionGraph, direction: str, to: str) -> tuple[_Leg, ...]:
-    """Return the steps to each of the targets, in their order; each begins where one ended."""
-    legs, current = [], graph.current
-    for one in split_target(to):
-        leg = _Leg(one, current, alembic.plan(direction, one, current))
-        legs.append(leg)
-        current = after(graph, current, [step.revision for step in leg.steps], direction)
-    return tuple(legs)
 
 
 def _unplanned(error: MigrationFailed, direction: str) -> MigrationFailed:
@@ -195,22 +175,17 @@ def _sql(
     target: Target,
     alembic: Alembic,
     graph: RevisionGraph,
-    legs: Sequence[_Leg],
+    steps: Sequence[PlanStep],
     direction: str,
+    to: str,
     method: str,
 ) -> tuple[list[str], str]:
     """Return the SQL of each step, and the method that gave it."""
-    steps = [step for leg in legs for step in leg.steps]
     if not steps:
         return [], "offline"
     if method != "observed":
         try:
-            pieces = [
-                piece
-                for leg in legs
-                if leg.steps
-                for piece in alembic.sql(direction, leg.to, leg.current)
-            ]
+            pieces = alembic.sql(direction, to, graph.current)
         except MigrationFailed:
             if method == "offline":
                 raise

@@ -11,9 +11,9 @@ import json
 import sys
 
 import papermill
+from harness import QUIET_KERNEL
 from jupyter_core.utils import run_sync
 from nbval.kernel import CURRENT_ENV_KERNEL_NAME
-from harness import QUIET_KERNEL
 from regenerate import KernelOfThisPython
 
 
