@@ -502,8 +502,7 @@ def is_flask_s(text: str) -> bool:
 
 def enter_flask() -> None:
     """Load the Flask application as `flask db` does, and make it the current one."""
-    from flask import cli  # type: ignore[import-not-found,unused-ignore]
-
+    cli: Any = importlib.import_module("flask.cli")  # of the project's own
     cli.load_dotenv()
     cli.ScriptInfo(os.environ.get("FLASK_APP")).load_app().app_context().push()
 
