@@ -480,7 +480,14 @@ class Alembic:
                 remedy="Stop those writes, then run the notebook's cells from the top.",
             )
         if command in {"look", "open", "graph", "plan", "drift"} and event["alembic"]:
-            return SettingsError(f"Alembic says: {_sentence(text)}")
+            relative = command == "open" and "exist" in text
+            return SettingsError(
+                f"Alembic says: {_sentence(text)}",
+                remedy=f"It was run in {self._directory}: where that is not the folder that it is "
+                f"run from, write run_from = FOLDER in [playbook] of {self._target.alembic_ini}."
+                if relative
+                else "",
+            )
         if command in {"look", "open", "graph"}:
             return SettingsError(
                 f"The project's revision files cannot be loaded: {kind}: {_sentence(text)}",

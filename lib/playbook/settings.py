@@ -8,7 +8,25 @@ that is not to be touched, of a file of their own that names it::
     python = /srv/app/.venv/bin/python
 
 Whichever file it is, a runbook's parameter ``alembic_ini`` names it, and the runs and backups are
-kept in its folder.
+kept in its folder. Paths are relative to it. ``[playbook]`` takes, besides a target's options:
+
+- ``alembic_ini``: the project's own alembic.ini or pyproject.toml, where this is another file;
+- ``python``: the interpreter of the project's environment, if not the playbook's;
+- ``run_from``: the folder from which Alembic is run, if not the one of its file;
+- ``name`` and ``x`` (a line each): what ``alembic --name`` and ``-x`` give;
+- ``driver``: SQLAlchemy's driver in env.py's URL, if not the one that the project seems to use;
+- ``connection = true``: give env.py ``config.attributes["connection"]`` before it asks;
+- ``heads``: what ``target=heads`` means, such as ``expand@head, contract@head``, in that order.
+
+An env.py that does not take its URL from ``sqlalchemy.url`` is told where to find it::
+
+    [playbook.environment]        ; variables of the process that runs Alembic
+    SHOP_DB_URL = {url:asyncpg}
+    [playbook.options:app:main]   ; options in place of those of the project's section [app:main]
+    database_url = {url}          ; without ":app:main", of Alembic's own section
+
+In pyproject.toml these are ``[tool.playbook]``, ``[tool.playbook.targets.NAME]``,
+``[tool.playbook.environment]`` and ``[tool.playbook.options]``.
 """
 
 from __future__ import annotations

@@ -310,3 +310,37 @@ def test_password_reaches_an_application_s_settings_and_nothing_else(
 
         assert at(target) == ["b2"]
     assert password_server.password not in command + said
+
+
+@pytest.mark.parametrize("name", ["from_the_template", "async_asyncpg", "async_psycopg"])
+def test_revision_that_commits_midway_is_told_with_every_driver(name: str, mini: Copy) -> None:
+    target = mini(name)
+    path = target.project / "migrations" / "versions" / "a1_accounts.py"
+    path.write_text(
+        path.read_text().replace("op.create_table(", 'op.execute("COMMIT")\n    op.create_table(')
+    )
+
+    with opened(target) as alembic:
+        step, after = alembic.plan("upgrade", "head", ())
+        results = [
+            alembic.run(one, expected_current=alembic.current(), session={})
+            for one in (step, after)
+        ]
+
+    assert [result.transactional for result in results] == [False, True]
+
+
+def test_folder_that_alembic_is_run_from_is_asked_for_where_it_is_not_the_file_s(
+    mini: Copy,
+) -> None:
+    target = mini("from_the_template")
+    inner = target.project / "conf" / "alembic.ini"
+    inner.parent.mkdir()
+    inner.write_text(target.alembic_ini.read_text())
+    with pytest.raises(SettingsError, match="write run_from = FOLDER in .playbook. of"):
+        with opened(load_target(target.name, inner)):
+            pass
+
+    inner.write_text(inner.read_text() + "\n[playbook]\nrun_from = ..\n")
+    with opened(load_target(target.name, inner)) as alembic:
+        assert alembic.graph().heads == ("b2",)
