@@ -483,7 +483,7 @@ def env_text(config: Config) -> str:
         top, _, below = package.partition(".")
         found = importlib.util.find_spec(top)
         root = (found and found.submodule_search_locations or [""])[0]
-        place = os.path.join(root, *below.split("."), path)
+        place = os.path.join(root, *below.split("."), *path.split(":"))
     return read_text(os.path.join(place, "env.py"))
 
 
@@ -539,6 +539,7 @@ class Runner:
             )
         self.attributes = Attributes(self.config.attributes)
         self.attributes.url = request["url"]
+        self.has_learned = False
         self.memo: dict[Any, Any] = {}
         self.memo_of = ""
         self.gives_connection = request["gives_connection"]
@@ -573,6 +574,9 @@ class Runner:
 
     def graph(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Return all revisions, in upgrade order, and the heads."""
+        asks = main_option(self.config, "revision_environment").lower() == "true"
+        if (asks or not self.hashes) and not self.has_learned:
+            self.learn_folders()
         revisions = [
             describe(script, self.hashes[script.revision])
             for script in self.script.walk_revisions()
@@ -582,6 +586,14 @@ class Runner:
             "heads": list(self.script.get_heads()),
             "directory": self.script.dir,
         }
+
+    def learn_folders(self) -> None:
+        """Let env.py run before the files are read: it may say in which folders they are."""
+        self.has_learned = True
+        self.script = ScriptDirectory.from_config(self.config)
+        self.observer.reset({"default_transaction_read_only": "on"})
+        self.run_env(lambda heads, context: [], dont_mutate=True)
+        self.hashes = load_hashes(self.script)
 
     def current(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Return what the version table holds; creates nothing."""
