@@ -203,6 +203,7 @@ class Alembic:
                 name: target.fill(text, driver=own, secret=True) for name, text in variables.items()
             },
             "gives_connection": how.gives_connection,
+            "setup": str(how.setup or ""),
         }
 
     def graph(self, *, current: bool = True) -> RevisionGraph:

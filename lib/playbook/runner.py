@@ -22,6 +22,7 @@ import json
 import os
 import queue
 import re
+import runpy
 import sys
 import threading
 import time
@@ -546,6 +547,8 @@ class Runner:
         self.config.attributes = self.attributes
         if is_flask_s(env_text(self.config)):
             enter_flask()
+        if request["setup"]:
+            self.names = runpy.run_path(request["setup"])
         self.script = ScriptDirectory.from_config(self.config)
         # Now, as the files are loaded: what runs later is this, whatever they hold by then.
         self.hashes = load_hashes(self.script)

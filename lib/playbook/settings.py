@@ -16,6 +16,8 @@ kept in its folder. Paths are relative to it. ``[playbook]`` takes, besides a ta
 - ``name`` and ``x`` (a line each): what ``alembic --name`` and ``-x`` give;
 - ``driver``: SQLAlchemy's driver in env.py's URL, if not the one that the project seems to use;
 - ``connection = true``: give env.py ``config.attributes["connection"]`` before it asks;
+- ``setup``: a Python file that runs once before env.py, in its process, where env.py relies on
+  what the application's own command does first;
 - ``heads``: what ``target=heads`` means, such as ``expand@head, contract@head``, in that order.
 
 An env.py that does not take its URL from ``sqlalchemy.url`` is told where to find it::
@@ -67,6 +69,7 @@ KNOWN_OPTIONS = frozenset(
         "name",
         "driver",
         "connection",
+        "setup",
         "x",
         "heads",
     }
@@ -91,6 +94,8 @@ class Invocation:
     """SQLAlchemy's driver in the URL that env.py gets; "" for one that suits env.py."""
     gives_connection: bool = False
     """Whether env.py gets ``config.attributes["connection"]``, as from a program."""
+    setup: Path | None = None
+    """A Python file that runs before env.py, in its process: what a program does before it."""
     arguments: tuple[str, ...] = ()
     """What ``alembic -x`` gives."""
     options: tuple[tuple[str, str, str], ...] = ()
@@ -209,6 +214,7 @@ def read_invocation(
         gives_connection=read_bool(
             options.get("connection", "false"), f"connection in [{SECTION}] of {path.name}"
         ),
+        setup=_path(path, options["setup"]) if options.get("setup") else None,
         arguments=arguments,
         options=tuple(
             (section.removeprefix(OPTIONS).removeprefix(":"), key, text)
