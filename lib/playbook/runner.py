@@ -577,9 +577,6 @@ class Runner:
 
     def graph(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Return all revisions, in upgrade order, and the heads."""
-        asks = main_option(self.config, "revision_environment").lower() == "true"
-        if (asks or not self.hashes) and not self.has_learned:
-            self.learn_folders()
         revisions = [
             describe(script, self.hashes[script.revision])
             for script in self.script.walk_revisions()
@@ -591,7 +588,10 @@ class Runner:
         }
 
     def learn_folders(self) -> None:
-        """Let env.py run before the files are read: it may say in which folders they are."""
+        """Let env.py run once before the files are read, if it may say where they are."""
+        asks = main_option(self.config, "revision_environment").lower() == "true"
+        if self.has_learned or (self.hashes and not asks):
+            return
         self.has_learned = True
         self.script = ScriptDirectory.from_config(self.config)
         self.observer.reset({"default_transaction_read_only": "on"})
@@ -950,7 +950,9 @@ def serve(requests: queue.Queue[Any], send: Emit) -> NoReturn:
             elif request["command"] == "look":
                 result = look(request)
             else:
-                result = getattr(runner, request["command"])(request)
+                project: Any = runner
+                project.learn_folders()
+                result = getattr(project, request["command"])(request)
         except (Exception, SystemExit) as error:  # reported, whatever a project's env.py raises
             emit(error_event(error, runner.observer if runner else None))
         else:

@@ -130,6 +130,16 @@ def test_child_runs_the_versions_that_the_project_has(mini: Copy) -> None:
         assert dict(alembic.versions()) == {"Alembic": "1.8.1", "SQLAlchemy": "1.4.54"}
 
 
+def test_plan_is_observed_where_env_py_decides_the_folders(mini: Copy) -> None:
+    target = mini("folders_from_env")
+    with opened(target) as alembic:
+        plan = build_plan(
+            target, alembic, alembic.graph(), direction="upgrade", to="heads", method="observed"
+        )
+
+    assert [step.revision for step in plan.steps] == ["a1", "b2"]
+
+
 @pytest.mark.parametrize("name", ["environment_variable", "async_asyncpg", "async_psycopg"])
 def test_observed_plan_holds_the_values_that_each_driver_sends_apart(
     name: str, mini: Copy, run_psql: Callable[..., object]
