@@ -97,6 +97,27 @@ def other_version(request: pytest.FixtureRequest) -> Iterator[PrivateServer]:
 
 
 @pytest.fixture
+def small_disk() -> Iterator[Callable[[str], Path]]:
+    """Make a file system of its own, of a size as mount takes it (``256k``, ``2m``)."""
+    if os.geteuid() or not shutil.which("mount"):
+        pytest.skip("only root can mount a file system")
+    mounted = []
+
+    def mount(size: str) -> Path:
+        folder = Path(tempfile.mkdtemp(prefix="disk-", dir=SESSION_FOLDER))
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"no tmpfs can be mounted here: {done.stderr.strip()}")
+        mounted.append(folder)
+        return folder
+
+    yield mount
+    for folder in mounted:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.fixture
 def run_psql() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run SQL text on a target by psql, which stops at the first error."""
 

@@ -8,20 +8,38 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from playbook import backup, init, preview, restore, rollback, status, upgrade, verify
+from playbook import (
+    author,
+    backup,
+    init,
+    preview,
+    rehearse,
+    repair,
+    restore,
+    rollback,
+    status,
+    upgrade,
+    verify,
+)
 from playbook.database import connect, fetch
 from playbook.dump import dump_schema, find_client_tools
 from playbook.snapshot import take_snapshot
 from playbook.targets import Target
+from voice_agent import ingest
 
 Namespace = dict[str, Any]
 STEPS: dict[ModuleType, tuple[str, ...]] = {
     status: ("show_target", "read_revisions", "check_preflight", "read_runs", "list_backups",
              "find_drift", "measure_tables", "conclude"),
+    author: ("show_target", "read_revisions", "check_preflight", "find_changes", "show_draft",
+             "show_sql", "find_hazards", "rewrite_draft", "test_draft", "show_checks",
+             "place_files", "conclude"),
     backup: ("show_target", "check_preflight", "measure_tables", "run_backup", "verify_backup",
              "plan_retention", "prune_backups", "conclude"),
     preview: ("show_target", "read_revisions", "plan_migration", "find_hazards", "measure_tables",
               "find_loss", "write_files", "conclude"),
+    rehearse: ("show_target", "read_revisions", "check_preflight", "plan_rehearsal",
+               "run_rehearsal", "show_copy", "judge", "conclude"),
     upgrade: ("show_target", "read_revisions", "plan_upgrade", "check_preflight", "take_backup",
               "take_before_snapshot", "run_upgrade", "compare_data", "check_data", "check_schema",
               "find_drift", "conclude"),
@@ -32,9 +50,13 @@ STEPS: dict[ModuleType, tuple[str, ...]] = {
                "run_rollback", "compare_data", "check_data", "check_schema", "conclude"),
     restore: ("show_target", "check_preflight", "verify_backup", "run_restore",
               "compare_with_backup", "find_loss", "find_sessions", "run_swap", "conclude"),
+    repair: ("show_target", "check_preflight", "read_version_table", "compare_schemas",
+             "diagnose", "list_what_helps", "run_remedy", "check_again", "conclude"),
     init: ("show_target", "read_revisions", "measure_tables", "check_place", "drop_everything",
            "plan_install", "run_install", "add_sample_data", "count_rows", "check_data",
            "conclude"),
+    ingest: ("show_target", "check_preflight", "survey_folder", "take_backup", "run_import",
+             "list_reports", "check_documents", "conclude"),
 }  # fmt: skip
 WRITING = {upgrade: "run_upgrade", rollback: "run_rollback", init: "run_install"}
 

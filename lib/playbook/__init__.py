@@ -10,9 +10,12 @@ from importlib import import_module
 from types import ModuleType
 
 __all__ = [
+    "author",
     "backup",
     "init",
     "preview",
+    "rehearse",
+    "repair",
     "restore",
     "rollback",
     "status",

@@ -37,6 +37,7 @@ def apply_plan(
     on_step: Callable[[StepResult, tuple[str, ...]], None],
     on_note: Callable[[str], None] = lambda text: None,
     late_rows: Mapping[str, Sequence[LateRows]] = MappingProxyType({}),
+    measure: bool = False,
 ) -> Applied:
     """Apply or undo the revisions of a plan, each in its own transaction.
 
@@ -51,6 +52,7 @@ def apply_plan(
         on_step: called after each revision with its result and the revisions reached.
         on_note: called with what was done besides the revisions.
         late_rows: per revision, what its transaction saves before its own statements.
+        measure: as for `playbook.migrate.Alembic.run`.
 
     Raises:
         LockNotAcquired: no attempt got its locks within the limits; the blockers are named.
@@ -65,7 +67,9 @@ def apply_plan(
             built = indexes_built_concurrently(step.sql)
             known = _sweep(target, built, limits, on_note) if built else set()
             late = late_rows.get(step.revision, ())
-            result = _apply(target, alembic, plan, step, current, limits, on_progress, late)
+            result = _apply(
+                target, alembic, plan, step, current, limits, on_progress, late, measure
+            )
             current = alembic.current()
         except KeyboardInterrupt:
             alembic.restart(server)
@@ -130,6 +134,7 @@ def _apply(
     limits: Limits,
     on_progress: Callable[[str], None],
     late_rows: Sequence[LateRows],
+    measure: bool,
 ) -> StepResult:
     """Try one revision until it is through or the time for it is over."""
     attempts = Attempts(limits)
@@ -146,6 +151,7 @@ def _apply(
                         session={**limits.session(), "lock_timeout": attempts.lock_timeout},
                         attempts=attempts.number,
                         late_rows=late_rows,
+                        measure=measure,
                     )
             except LockNotAcquired:
                 blockers = attempts.look(target, locks)

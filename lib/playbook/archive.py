@@ -29,6 +29,7 @@ from playbook.compression import Compression, parse_compression
 from playbook.contents import Contents, find_difference, read_contents
 from playbook.database import connect, fetch_value
 from playbook.dump import (
+    WITHOUT_OWNERS,
     ClientTools,
     choose_compression,
     dump_database,
@@ -42,8 +43,6 @@ from playbook.leftovers import (
     hold_database,
     scratch_name,
     sweep_databases,
-    unfinished_folder,
-    unmark_folder,
 )
 from playbook.manifests import (
     FORMAT_VERSION,
@@ -57,6 +56,7 @@ from playbook.manifests import (
 )
 from playbook.records import BackupManifest, DumpProgress, ServerInfo
 from playbook.targets import Target
+from playbook.unfinished import unfinished_folder, unmark_folder
 from playbook.zstd_files import SUFFIX
 
 __all__ = [
@@ -65,6 +65,7 @@ __all__ = [
     "check_folder",
     "check_jobs",
     "list_backups",
+    "prove_by_restore",
     "read_manifest",
     "take_backup",
     "verify",
@@ -380,6 +381,34 @@ def _cancel(connection: Connection, work: Future[Contents]) -> None:
         time.sleep(0.05)
 
 
+def prove_by_restore(
+    manifest: BackupManifest,
+    empty: Target,
+    *,
+    tools: ClientTools,
+    extra: Sequence[str] = WITHOUT_OWNERS,
+) -> BackupManifest:
+    """Restore a backup into an empty database, compare it, and note the proof in its manifest.
+
+    Args:
+        extra: further options of pg_restore.
+
+    Raises:
+        BackupFailed: a file is missing or damaged, or counts or values differ; it is named.
+    """
+    check_files(manifest)
+    took = _restore_and_compare(manifest, empty, tools, extra)
+    proven = replace(
+        manifest,
+        verified="restore",
+        verified_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        format_version=FORMAT_VERSION,
+        restore_s=took,
+    )
+    write_manifest(proven, manifest.directory)
+    return proven
+
+
 def _check_restore(manifest: BackupManifest, target: Target, tools: ClientTools) -> float:
     """Restore into a scratch database, compare every table, and return pg_restore's seconds."""
     scratch = target.with_conninfo(dbname=scratch_name("verify"))
@@ -389,15 +418,19 @@ def _check_restore(manifest: BackupManifest, target: Target, tools: ClientTools)
         hold_database(admin, scratch.database)
         cursor.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(name))
         try:
-            begun = time.monotonic()
-            restore_archive(manifest.directory / DUMP, scratch, tools=tools, jobs=manifest.jobs)
-            took = time.monotonic() - begun
-            with connect(
-                scratch, read_only=True, autocommit=False, settings=TEXT_FORMS
-            ) as connection:
-                restored = read_contents(connection)
+            return _restore_and_compare(manifest, scratch, tools, WITHOUT_OWNERS)
         finally:
             cursor.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(name))
+
+
+def _restore_and_compare(
+    manifest: BackupManifest, empty: Target, tools: ClientTools, extra: Sequence[str]
+) -> float:
+    begun = time.monotonic()
+    restore_archive(manifest.directory / DUMP, empty, tools=tools, jobs=manifest.jobs, extra=extra)
+    took = time.monotonic() - begun
+    with connect(empty, read_only=True, autocommit=False, settings=TEXT_FORMS) as connection:
+        restored = read_contents(connection)
     if difference := find_difference(manifest, restored):
         raise BackupFailed(
             f"The backup {manifest.directory.name} restores {difference}.",

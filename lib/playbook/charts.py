@@ -41,6 +41,7 @@ __all__ = [
     "Number",
     "Pill",
     "Series",
+    "Source",
     "Sql",
     "Table",
     "Text",
@@ -265,7 +266,15 @@ class Sql:
     text: str
 
 
-Block = Text | Table | Facts | Items | Sql
+@dataclass(frozen=True)
+class Source:
+    """A file's text under a line that folds and unfolds it; ``language`` is python or sql."""
+
+    text: str
+    language: str
+
+
+Block = Text | Table | Facts | Items | Sql | Source
 
 
 @dataclass(frozen=True)
@@ -412,15 +421,21 @@ def _bar(share: float, text: str) -> str:
 
 
 def _sql_html(block: Sql) -> str:
+    return _source_html(Source(block.text, "sql"))
+
+
+def _source_html(block: Source) -> str:
     from pygments import highlight
+    from pygments.lexers.python import PythonLexer
     from pygments.lexers.sql import PostgresLexer
 
     lines = block.text.count("\n") + 1
-    lexer = PostgresLexer(stripnl=False, ensurenl=False)
+    kind, name = {"sql": (PostgresLexer, "SQL"), "python": (PythonLexer, "Python")}[block.language]
+    lexer = kind(stripnl=False, ensurenl=False)
     code = highlight(block.text, lexer, _sql_formatter()).rstrip("\n")
     return (
         f'<details{" open" if lines <= OPEN_SQL_LINES else ""} style="margin:4px 0 10px">'
-        f'<summary style="cursor:pointer;opacity:.8">SQL, {lines:,} line{"s" * (lines > 1)}'
+        f'<summary style="cursor:pointer;opacity:.8">{name}, {lines:,} line{"s" * (lines > 1)}'
         "</summary>"
         f'<pre style="margin:4px 0;padding:8px 12px;overflow-x:auto;border-radius:4px;'
         f"border:1px solid {_LINE};background-color:rgba(128,128,128,.07);white-space:pre;"
@@ -544,13 +559,14 @@ def _columns_of(text: str) -> int:
     return sum(0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1 for c in text)
 
 
-def _sql_plain(block: Sql) -> Iterator[str]:
+def _sql_plain(block: Sql | Source) -> Iterator[str]:
     yield from block.text.split("\n")
 
 
 _BLOCK_HTML: dict[type, Callable[[Any], str]] = {
     Facts: _facts_html,
     Items: _items_html,
+    Source: _source_html,
     Sql: _sql_html,
     Table: _table_html,
     Text: _text_html,
@@ -558,6 +574,7 @@ _BLOCK_HTML: dict[type, Callable[[Any], str]] = {
 _BLOCK_PLAIN: dict[type, Callable[[Any], Iterator[str]]] = {
     Facts: _facts_plain,
     Items: _items_plain,
+    Source: _sql_plain,
     Sql: _sql_plain,
     Table: _table_plain,
     Text: _text_plain,

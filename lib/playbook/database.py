@@ -208,7 +208,7 @@ def _driver_error(target: Target, error: psycopg2.Error) -> DatabaseError:
 def fetch(
     connection: Connection,
     query: LiteralString | sql.Composable,
-    parameters: Sequence[object] | None = None,
+    parameters: Sequence[object] | Mapping[str, object] | None = None,
 ) -> list[Row]:
     """Return all rows of a query, in its order."""
     with connection.cursor() as cursor:

@@ -244,8 +244,7 @@ def read_archive(directory: Path, *, tools: ClientTools) -> None:
         return
     list_archive(directory, tools=tools)
     try:
-        for path in packed:
-            check_frames(path)
+        check_frames(packed)
     except (OSError, ValueError) as error:
         raise BackupFailed(f"The archive cannot be read to its end: {error}.") from error
 

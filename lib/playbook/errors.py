@@ -144,6 +144,9 @@ class MigrationFailed(PlaybookError):
         sqlstate: PostgreSQL's code, or "".
         current: the revisions that the database is at now.
         transactional: False if the revision had left its transaction, so that part of it stays.
+        kind: the class of what Python raised, or "".
+        about: what PostgreSQL says that its error is about (``schema.table.column``, or a table
+            and a constraint), or "".
     """
 
     def __init__(
@@ -157,8 +160,12 @@ class MigrationFailed(PlaybookError):
         sqlstate: str = "",
         current: Sequence[str] = (),
         transactional: bool = True,
+        kind: str = "",
+        about: str = "",
     ) -> None:
         self.revision = revision
+        self.kind = kind
+        self.about = about
         self.transactional = transactional
         self.statement = statement
         self.sqlstate = sqlstate

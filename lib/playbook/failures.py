@@ -82,7 +82,7 @@ def tell_failure(
             f"The database is at {join(reached)}, with {name} half-applied: it had left its "
             f"transaction{_leftovers(run)}."
         )
-        remedy = f"Run `status`, undo what it left, then run `{run.runbook}` again."
+        remedy = f"Run `repair`: it shows and undoes what it left. Then run `{run.runbook}` again."
     stopped = isinstance(error, KeyboardInterrupt)
     kind = MigrationStopped if stopped else MigrationFailed
     return kind(

@@ -117,7 +117,8 @@ def _recognised(run: Run[Parameters]) -> Note:
     if graph.unknown:
         raise GuardRefused(
             f"The database is at {join(graph.unknown)}, which no revision file has.",
-            remedy="Bring the file back, or check that this is the right project.",
+            remedy="Bring the file back, or check that this is the right project; `repair` says "
+            "what the schema is.",
         )
     if graph.current:
         return Note(
@@ -131,8 +132,8 @@ def _recognised(run: Run[Parameters]) -> Note:
         raise GuardRefused(
             f"The database has {count(len(tables), 'table')} ({', '.join(tables[:5])}) and no "
             "revision: they were made without Alembic.",
-            remedy=f"If they are what {first} would make, tell Alembic so with "
-            f"`alembic stamp {first}`, then run `upgrade`. To throw a development database away, "
+            remedy=f"`repair` finds the revision that they equal and stamps it (by hand: `alembic "
+            f"stamp {first}`); then run `upgrade`. To throw a development database away, "
             "write -p drop True.",
         )
     return Note("It is empty: every revision will be installed.")

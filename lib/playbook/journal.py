@@ -19,7 +19,13 @@ from pathlib import Path
 from typing import Any, Generic, NoReturn, Self, TypeVar
 
 from playbook.database import connect, server_info
-from playbook.errors import GuardRefused, MigrationStopped, PlaybookError, TargetBusy
+from playbook.errors import (
+    GuardRefused,
+    MigrationStopped,
+    PlaybookError,
+    SettingsError,
+    TargetBusy,
+)
 from playbook.history import has_history, read_history, settle_history, write_history
 from playbook.interrupts import sigterm_as_interrupt
 from playbook.migrate import Alembic
@@ -68,15 +74,32 @@ class Run(Generic[P]):
     """
 
     def __init__(
-        self, runbook: str, parameters: P, target: Target, server: ServerInfo, alembic: Alembic
+        self,
+        runbook: str,
+        parameters: P,
+        target: Target,
+        server: ServerInfo,
+        alembic: Alembic,
+        *,
+        problems: tuple[PlaybookError, ...] | None = None,
     ) -> None:
-        """Take what `open_run` found; callers use that."""
+        """Take what `open_run` found; callers use that.
+
+        Args:
+            problems: why Alembic could not be opened, if that is to be tolerated; None: it is not.
+        """
         self.runbook = runbook
         self.parameters = parameters
         self.target = target
         self.server = server
         self.alembic = alembic
-        self.graph: RevisionGraph = alembic.graph()
+        self.problems: tuple[PlaybookError, ...] = ()
+        """What Alembic cannot read; only a run that tolerates it has any."""
+        if problems is None:
+            self.graph: RevisionGraph = alembic.graph()
+        else:
+            self.graph, found = alembic.try_graph()
+            self.problems = (*problems, *found)
         self.started_at = datetime.now(UTC)
         self.directory = Path()
         self.went_back = False
@@ -92,6 +115,7 @@ class Run(Generic[P]):
         namespace: Mapping[str, Any],
         *,
         state: str = "legacy",
+        tolerant: bool = False,
     ) -> Run[P]:
         """Check the parameters, then connect and read where the database stands.
 
@@ -104,6 +128,8 @@ class Run(Generic[P]):
             namespace: the notebook's ``globals()``.
             state: what a sandbox database is made as if it does not exist: ``legacy`` or
                 ``empty``.
+            tolerant: go on where Alembic cannot load the revision files or read the version
+                table; `problems` then tells.
 
         Raises:
             SettingsError: a parameter, the target or the project cannot be used.
@@ -121,8 +147,10 @@ class Run(Generic[P]):
             with connect(target, read_only=True) as connection:
                 server = server_info(connection)
             target = protected_as_its_twin(target, server)
-            alembic.open(target, server, session={})
-            return cls(runbook, parameters, target, server, alembic)
+            problems = _open_alembic(alembic, target, server) if tolerant else None
+            if problems is None:
+                alembic.open(target, server, session={})
+            return cls(runbook, parameters, target, server, alembic, problems=problems)
         except BaseException:
             alembic.close()
             raise
@@ -150,6 +178,22 @@ class Run(Generic[P]):
     def refresh(self) -> RevisionGraph:
         """Read again where the database stands."""
         self.graph = self.alembic.graph()
+        return self.graph
+
+    def read_anew(self, *, files: bool) -> RevisionGraph:
+        """Read again where the database stands; what cannot be read goes to `problems`.
+
+        Args:
+            files: load the revision files again as well, in a new child.
+        """
+        found: tuple[PlaybookError, ...] = ()
+        try:
+            if files:
+                self.alembic.restart(self.server)
+        except SettingsError as error:
+            found = (error,)
+        self.graph, more = self.alembic.try_graph()
+        self.problems = (*found, *more)
         return self.graph
 
     def known_runs(self) -> History:
@@ -529,6 +573,25 @@ class Run(Generic[P]):
 
     def _write(self) -> None:
         write_receipt(self.directory / RECEIPT, self._record)
+
+
+def _open_alembic(
+    alembic: Alembic, target: Target, server: ServerInfo
+) -> tuple[PlaybookError, ...]:
+    """Open a project and return why its revision files cannot be loaded, if they cannot.
+
+    Raises:
+        SettingsError: there is no project to speak of: no folder of scripts, no interpreter.
+    """
+    try:
+        alembic.open(target, server, session={})
+    except SettingsError as error:
+        try:
+            alembic.files()
+        except PlaybookError:
+            raise error from None
+        return (error,)
+    return ()
 
 
 def protected_as_its_twin(target: Target, server: ServerInfo) -> Target:

@@ -25,6 +25,7 @@ __all__ = [
     "MANIFEST",
     "backup_folder",
     "check_files",
+    "choose_backup",
     "hash_files",
     "known_backups",
     "list_backups",
@@ -72,6 +73,37 @@ def known_backups(target: Target, server: ServerInfo, directory: str) -> Backups
     return Backups(
         tuple((b, (now - datetime.fromisoformat(b.started_at)).total_seconds()) for b in found)
     )
+
+
+def choose_backup(
+    target: Target, server: ServerInfo, chosen: str, *, directory: str, parameter: str
+) -> BackupManifest:
+    """Return the backup that a runbook's parameter means.
+
+    Args:
+        chosen: ``latest`` (of this very database), the name of a backup's folder, or a path.
+        directory: where the target's backups are.
+        parameter: the parameter's name, for the message.
+
+    Raises:
+        BackupFailed: there is none, or its manifest is damaged.
+    """
+    folder = backup_folder(target, directory)
+    if chosen != "latest":
+        path = Path(chosen).expanduser()
+        elsewhere = path if path.is_absolute() else target.project / path
+        return read_manifest(folder / chosen if (folder / chosen).is_dir() else elsewhere)
+    found = list_backups(target, directory)
+    own = same_database(found, server)
+    if not own:
+        are = "is one" if len(found) == 1 else f"are {len(found)}"
+        others = f" There {are} of other databases or servers." if found else ""
+        raise BackupFailed(
+            f"No backup of {server.database} on this server is in {folder}.{others}",
+            state="Nothing was changed.",
+            remedy=f"Name one with -r {parameter} PATH, or take one with `backup`.",
+        )
+    return own[0]
 
 
 def read_manifest(directory: Path) -> BackupManifest:

@@ -65,8 +65,8 @@ def _advice(graph: RevisionGraph, revision: str, mark: str) -> str:
             "successor's what it was); if its changes are in the database, leave it."
         )
     return (
-        f"{revision} was applied here, and no file has it. Bring its file back; if it was "
-        "squashed into another one, leave it."
+        f"{revision} was applied here, and no file has it. Bring its file back (`repair` "
+        "looks for it under another name); if it was squashed into another one, leave it."
     )
 
 

@@ -31,6 +31,8 @@ from playbook.errors import (
     WrongDatabase,
 )
 from playbook.records import LateRows, PlanStep, Revision, RevisionGraph, ServerInfo, StepResult
+from playbook.rehearsals import HeldLock, Measured
+from playbook.revision_files import RevisionFile
 from playbook.revisions import after, split_target
 from playbook.settings import Invocation
 from playbook.targets import Target, redact
@@ -51,6 +53,9 @@ READ_ONLY = "25006"
 """PostgreSQL's read_only_sql_transaction."""
 DRIVERS = ("psycopg2", "psycopg", "pg8000")
 ASYNC_DRIVERS = ("asyncpg", "psycopg")
+LOOK = "`repair` names the file, and says what to do."
+NO_SUCH_COLUMN = ("42703", "42883")
+"""SQLSTATEs of a version table that has another column, or one of another type."""
 
 EventHandler = Callable[[Mapping[str, Any]], None]
 
@@ -104,6 +109,8 @@ class Alembic:
         self._requests = 0
         self.committed = Committed()
         """What the last revision that was run did that no rollback undoes."""
+        self.measured = Measured()
+        """What the last revision that was run with ``measure`` held and wrote."""
         self._has_read = False
         self.session_pid = 0
         self._start()
@@ -121,7 +128,7 @@ class Alembic:
                 text=True,
                 encoding="utf-8",
                 cwd=target.project,
-                env=os.environ | _variables(target),
+                env=os.environ | _variables(target) | dict(target.environment),
                 start_new_session=True,
             )
         except OSError as error:
@@ -178,6 +185,7 @@ class Alembic:
             **self._invocation(),
             expected=expected,
             session={**SESSION, **session},
+            drafts=self._target.drafts,
         )
 
     def _invocation(self) -> dict[str, Any]:
@@ -193,14 +201,12 @@ class Alembic:
         seen = self._ask("look", **run)
         driver = how.driver or seen["driver"] or _suitable(seen)
         own = target.driver or how.driver or driver  # of the variable that the application reads
-        variables = {target.variable: "{url}"} if target.variable else {}
-        variables |= dict(how.environment)
         return run | {
             "arguments": [target.fill(text, driver=driver) for text in how.arguments],
             "url": target.sqlalchemy_url(driver),
             "options": [(s, k, target.fill(t, driver=driver)) for s, k, t in how.options],
             "environment": {
-                name: target.fill(text, driver=own, secret=True) for name, text in variables.items()
+                name: target.fill(text, driver=own, secret=True) for name, text in how.environment
             },
             "gives_connection": how.gives_connection,
             "setup": str(how.setup or ""),
@@ -211,22 +217,60 @@ class Alembic:
         files = self._ask("graph")
         where = self._ask("current") if current else {"current": []}
         self._has_read = True
-        revisions = tuple(_revision(record) for record in files["revisions"])
-        known = {revision.revision for revision in revisions}
-        return RevisionGraph(
-            revisions=revisions,
-            heads=tuple(files["heads"]),
-            current=tuple(where["current"]),
-            unknown=tuple(r for r in where["current"] if r not in known),
-            version_table=where.get("version_table", "alembic_version"),
-            version_table_schema=where.get("version_table_schema", ""),
-            search_path=tuple(where.get("search_path", ())),
-            script_directory=files["directory"],
+        _check_rows(where["current"])
+        return _graph(files, where)
+
+    def try_graph(self) -> tuple[RevisionGraph, tuple[PlaybookError, ...]]:
+        """Return the graph as far as it can be read, and what is in the way of the rest.
+
+        Revision files that cannot be loaded give a graph without revisions, an env.py that fails
+        or a version table that it cannot read one without a place. Rows that name no revision are
+        left out of ``current``.
+        """
+        files: Mapping[str, Any] = {"revisions": (), "heads": (), "directory": ""}
+        where: Mapping[str, Any] = {"current": []}
+        problems: list[PlaybookError] = []
+        try:
+            files = self._ask("graph") if self._versions else files
+        except PlaybookError as error:
+            problems.append(error)
+        try:
+            where = self._ask("current")
+            _check_rows(where["current"])
+        except PlaybookError as error:
+            problems.append(error)
+        return _graph(files, where), tuple(problems)
+
+    def files(self) -> tuple[RevisionFile, ...]:
+        """Return each revision file by itself, also where they do not load together."""
+        return tuple(
+            RevisionFile(
+                path=Path(one["path"]),
+                sha256=one["sha256"],
+                text=one["text"],
+                revision=one["revision"],
+                down_revisions=tuple(one["down_revisions"]),
+                has_down_revision=one["has_down"],
+                error=one["error"],
+                line=one["line"],
+            )
+            for one in self._ask("files")
         )
+
+    def merge_text(self, heads: Sequence[str], revision: str, message: str) -> tuple[Path, str]:
+        """Return the path and the text of a file that merges some heads; nothing is written.
+
+        Raises:
+            SettingsError: Alembic refuses the id or the heads.
+        """
+        found = self._ask("merge_text", heads=list(heads), revision=revision, message=message)
+        return Path(found["path"]), str(found["text"])
 
     def current(self) -> tuple[str, ...]:
         """Return what the version table holds; empty if there is no such table."""
-        return tuple(self._ask("current")["current"])
+        found = self._ask("current")["current"]
+        _check_rows(found)
+        return tuple(found)
 
     def plan(self, direction: str, target: str, current: Sequence[str]) -> tuple[PlanStep, ...]:
         """Return the steps, without SQL, from ``current`` to ``target``.
@@ -299,6 +343,7 @@ class Alembic:
         attempts: int = 1,
         record: bool = False,
         late_rows: Sequence[LateRows] = (),
+        measure: bool = False,
         on_event: EventHandler = ignore_event,
     ) -> StepResult:
         """Apply or undo one revision.
@@ -312,6 +357,8 @@ class Alembic:
             attempts: how often it was tried, this time included; for the record.
             record: send the full text of each statement as an event.
             late_rows: what its transaction saves before the revision's own statements.
+            measure: also measure how long locks are held, and what is written (`measured`); it
+                costs a query for each new statement.
             on_event: called with every event of the child, in order.
 
         Raises:
@@ -319,7 +366,7 @@ class Alembic:
             MigrationFailed: any other failure, with the statement and its SQLSTATE.
             WrongDatabase: env.py reached another database.
         """
-        self.committed = Committed()
+        self.committed, self.measured = Committed(), Measured()
         try:
             result = self._ask(
                 "run",
@@ -329,11 +376,14 @@ class Alembic:
                 expected_current=list(expected_current),
                 session=dict(session),
                 record=record,
+                measure=measure,
                 late_rows=[asdict(late) | {"path": str(late.path or "")} for late in late_rows],
             )
         except MigrationFailed as error:
             error.revision = step.revision
             raise
+        if measure:
+            self.measured = _measured(result["measured"])
         return StepResult(
             revision=step.revision,
             direction=step.direction,
@@ -360,8 +410,90 @@ class Alembic:
         lines: list[str] = self._ask("drift")
         return lines
 
+    def compare_models(
+        self,
+        *,
+        message: str,
+        autogenerate: bool = True,
+        head: str = "head",
+        branch_label: str = "",
+        rev_id: str = "",
+    ) -> Mapping[str, Any]:
+        """Return what a new revision would do, as data; Alembic keeps it for `write_draft`.
+
+        Nothing is written, neither to the database nor as a file.
+
+        Args:
+            message: as after ``alembic revision -m``.
+            autogenerate: whether the models are compared with the database.
+            head: the revision that it follows.
+            branch_label: a name for the branch that it begins; "" for none.
+            rev_id: its id; "" lets Alembic make one.
+
+        Returns:
+            ``revisions`` (ids), ``operations`` (see `drafting.describe`), ``tables`` (schema and
+            name of each compared one) and ``destination`` (the folder where Alembic puts it).
+
+        Raises:
+            SettingsError: env.py, the models or the parameters do not allow it.
+        """
+        found: Mapping[str, Any] = self._author(
+            "compare", message=message, autogenerate=autogenerate, head=head,
+            branch_label=branch_label, rev_id=rev_id,
+        )  # fmt: skip
+        return found
+
+    def write_draft(self, folder: Path) -> tuple[tuple[str, Path], ...]:
+        """Write what `compare_models` found, by the project's own template and hooks.
+
+        **Effects**: files in ``folder``, and whatever the project's post-write hooks do.
+
+        Returns:
+            (revision, file) of each.
+
+        Raises:
+            SettingsError: the template or a hook failed, or what they wrote does not load.
+        """
+        made = self._author("write", folder=str(folder))
+        return tuple((item["revision"], Path(item["path"])) for item in made)
+
+    def write_steps(
+        self, folder: Path, steps: Sequence[Mapping[str, str]], *, head: str, branch_label: str
+    ) -> tuple[tuple[str, Path], ...]:
+        """Write revisions that follow each other, by the project's template and hooks.
+
+        **Effects**: as `write_draft`.
+
+        Args:
+            steps: each with ``rev_id`` ("" lets Alembic make one), ``message``, and the bodies of
+                its functions in Python, ``upgrade`` and ``downgrade``.
+            head: what the first one follows.
+            branch_label: for the first one; "" for none.
+
+        Raises:
+            SettingsError: as `write_draft`.
+        """
+        made = self._author(
+            "write_steps", folder=str(folder), steps=[dict(step) for step in steps], head=head,
+            branch_label=branch_label,
+        )  # fmt: skip
+        return tuple((item["revision"], Path(item["path"])) for item in made)
+
+    def create_models(self) -> None:
+        """Make the models' tables; for an empty scratch database.
+
+        Raises:
+            SettingsError: the models need what this database does not have.
+        """
+        self._author("create_models")
+
+    def _author(self, verb: str, **request: Any) -> Any:
+        return self._ask("author", verb=verb, **request)
+
     def versions(self) -> tuple[tuple[str, str], ...]:
-        """Return (name, version) of Alembic and SQLAlchemy in the child."""
+        """Return (name, version) of Alembic and SQLAlchemy in the child, once it has told them."""
+        if not self._versions:
+            return ()
         return (
             ("Alembic", self._versions["alembic"]),
             ("SQLAlchemy", self._versions["sqlalchemy"]),
@@ -480,19 +612,18 @@ class Alembic:
                 state="PostgreSQL rolled this revision back.",
                 remedy="Stop those writes, then run the notebook's cells from the top.",
             )
-        if command in {"look", "open", "graph", "plan", "drift"} and event["alembic"]:
-            relative = command == "open" and "exist" in text
-            return SettingsError(
-                f"Alembic says: {_sentence(text)}",
-                remedy=f"It was run in {self._directory}: where that is not the folder that it is "
-                f"run from, write run_from = FOLDER in [playbook] of {self._target.alembic_ini}."
-                if relative
-                else "",
-            )
+        if command in {"look", "open", "graph", "plan", "drift", "author"} and event["alembic"]:
+            look = LOOK if command in {"open", "graph"} and event.get("project") else ""
+            if command == "open" and not look and "exist" in text:
+                look = (
+                    f"It was run in {self._directory}: where that is not the folder that it is run "
+                    f"from, write run_from = FOLDER in [playbook] of {self._target.alembic_ini}."
+                )
+            return SettingsError(f"Alembic says: {_sentence(text)}", remedy=look)
         if command in {"look", "open", "graph"}:
             return SettingsError(
                 f"The project's revision files cannot be loaded: {kind}: {_sentence(text)}",
-                remedy=f"See that `alembic history` works in {self._directory}.",
+                remedy=f"See that `alembic history` works in {self._directory}; {LOOK}",
             )
         if command == "current" and event["sqlstate"] == READ_ONLY:
             return SettingsError(
@@ -511,17 +642,27 @@ class Alembic:
             return SettingsError(
                 f"The project's env.py stopped with {kind}: {_sentence(text)}", remedy=remedy
             )
+        if command == "author":
+            return SettingsError(
+                f"The new revision stopped in the project's env.py, models or template with {kind}"
+                f": {_sentence(text)}",
+                remedy="See that `alembic check` works, and mend what it names.",
+            )
         if event["sqlstate"] == "55P03" and event.get("transactional", True):
             return LockNotAcquired(
                 f"A lock was not granted in time: {_sentence(text)}",
                 state="PostgreSQL rolled this attempt back.",
                 sqlstate="55P03",
             )
+        unreadable = command == "current" and event["sqlstate"] in NO_SUCH_COLUMN
         return MigrationFailed(
             f"{kind}: {_sentence(text)}" if not event["sqlstate"] else _sentence(text),
+            remedy="`repair` shows the version table and how to mend it." if unreadable else "",
             statement=redact(event["statement"]),
             sqlstate=event["sqlstate"],
             transactional=event.get("transactional", True),
+            kind=kind,
+            about=event.get("object", ""),
         )
 
 
@@ -536,6 +677,45 @@ def _suitable(seen: Mapping[str, Any]) -> str:
     drivers: list[str] = seen["drivers"]
     wanted = ASYNC_DRIVERS if seen["is_async"] else DRIVERS
     return next((driver for driver in wanted if driver in drivers), wanted[0])
+
+
+def _measured(record: Mapping[str, Any]) -> Measured:
+    return Measured(
+        held=tuple(HeldLock(table, mode, held_s) for table, mode, held_s in record["held"]),
+        rows=tuple((table, rows) for table, rows in record["rows"]),
+        alone=tuple((redact(text), took_s) for text, took_s in record["alone"]),
+    )
+
+
+def _graph(files: Mapping[str, Any], where: Mapping[str, Any]) -> RevisionGraph:
+    revisions = tuple(_revision(record) for record in files["revisions"])
+    known = {revision.revision for revision in revisions}
+    current = tuple(row for row in where["current"] if isinstance(row, str) and row)
+    return RevisionGraph(
+        revisions=revisions,
+        heads=tuple(files["heads"]),
+        current=current,
+        unknown=tuple(row for row in current if row not in known),
+        version_table=where.get("version_table", "alembic_version"),
+        version_table_schema=where.get("version_table_schema", ""),
+        search_path=tuple(where.get("search_path", ())),
+        script_directory=files["directory"],
+    )
+
+
+def _check_rows(rows: Sequence[object]) -> None:
+    """Refuse a version table of which a row names no revision.
+
+    Raises:
+        SettingsError: a row is NULL, empty or no text.
+    """
+    for row in rows:
+        if not isinstance(row, str) or not row:
+            what = "a row without a revision (NULL)" if row is None else f"a row {row!r}"
+            raise SettingsError(
+                f"The version table holds {what}, which is no revision's id.",
+                remedy="Run `repair`: it shows the table and how to mend it.",
+            )
 
 
 def _sentence(text: str) -> str:

@@ -42,7 +42,7 @@ from playbook.salvage import find_loss
 from playbook.sandbox import drop_database, open_target
 from playbook.statements import dropped_objects, tables_in
 from playbook.suspects import find_suspects
-from playbook.targets import Target
+from playbook.targets import Target, led_elsewhere
 
 __all__ = ["METHODS", "build_plan", "read_plan_hash", "reverse_sql", "weigh_hazards"]
 
@@ -77,7 +77,8 @@ def build_plan(
     if graph.unknown:
         raise GuardRefused(
             f"The database is at {join(graph.unknown)}, which no revision file has.",
-            remedy="Bring the missing file back, or check that this is the right project.",
+            remedy="Bring the missing file back, or check that this is the right project; `repair` "
+            "says what the schema is and offers the remedy.",
         )
     if direction == "downgrade" and not graph.current:
         raise GuardRefused(
@@ -278,7 +279,7 @@ def _empty_copy(target: Target) -> Iterator[Target]:
         target.with_conninfo(), kind="sandbox", seed="", conninfo={"dbname": name}, protected=False
     )
     with held(beside):
-        copy = open_target(beside, state="empty")
+        copy = led_elsewhere(target, open_target(beside, state="empty"))
         try:
             try:
                 load_sql(schema, copy, tools=tools)
@@ -293,7 +294,7 @@ def _empty_copy(target: Target) -> Iterator[Target]:
 
 @contextmanager
 def _copy_on_server(target: Target, name: str, schema: str) -> Iterator[Target]:
-    copy = target.with_conninfo(dbname=name)
+    copy = led_elsewhere(target, target.with_conninfo(dbname=name))
     quoted = sql.Identifier(name)
     with connect(target) as admin, admin.cursor() as cursor:
         tools = find_client_tools(server_info(admin).version_num)

@@ -115,7 +115,7 @@ def check(target: Target, server: ServerInfo, question: Question) -> Checks:
             *_for_what_runs(connection, server, question),
             find_row_security(connection, question.tables),
             _other_run(connection),
-            _last_run(question.receipts, question.graph),
+            _last_run([r for r in question.receipts if r.runbook != "rehearse"], question.graph),
             *find_obstacles(connection, question.locks, question.sql, question.tables),
             _indexes(connection),
             _constraints(connection),
@@ -177,7 +177,8 @@ def _version_table(connection: Connection, graph: RevisionGraph) -> Finding:
             Severity.STOP,
             name,
             f"It holds {join(graph.unknown)}, which no revision file has.",
-            "Bring the missing file back, or check that this is the right project.",
+            "Bring the missing file back, or check that this is the right project; `repair` says "
+            "what the schema is and offers the remedy.",
         )
     disorder = _disorder(graph)
     if disorder:
@@ -186,7 +187,7 @@ def _version_table(connection: Connection, graph: RevisionGraph) -> Finding:
             Severity.STOP,
             name,
             disorder,
-            f"Delete that row from {name}: `alembic current` then names the true revisions.",
+            f"Delete that row from {name}, or let `repair` do it (-r apply tidy).",
         )
     # Where env.py has found a revision there is a table, wherever this session looks for it.
     # Another application's tables, which this role may not even read, are none of the project's.
@@ -198,8 +199,8 @@ def _version_table(connection: Connection, graph: RevisionGraph) -> Finding:
             Severity.STOP,
             name,
             f"There is none, but {count(len(others), 'table')}, made without Alembic.",
-            "If they equal a revision, write `alembic stamp REVISION`; if the first revision "
-            "stands on them, `alembic stamp base`.",
+            "`repair` finds the revision that they equal and stamps it; if the first revision "
+            "stands on them, write `alembic stamp base`.",
         )
     return Finding("version-table", Severity.OK, name, f"The database is at {join(graph.current)}.")
 
@@ -227,7 +228,7 @@ def _heads(graph: RevisionGraph) -> Finding:
             Severity.WARN,
             join(graph.heads),
             "There are several heads.",
-            "Write -r target heads, branch@head or one of them, or merge them (`alembic merge`).",
+            "Write -r target heads, branch@head or one of them, or merge them (`repair`).",
         )
     return Finding(
         "heads",
@@ -326,7 +327,7 @@ def _indexes(connection: Connection) -> Finding:
             Severity.WARN,
             ", ".join(item.index for item in invalid),
             "No query uses them: an earlier concurrent build failed.",
-            "REINDEX INDEX CONCURRENTLY, or drop them and build them again.",
+            "`repair` builds them again, concurrently, or drops them.",
         )
     return Finding("invalid-indexes", Severity.OK, "indexes", "All are valid.")
 

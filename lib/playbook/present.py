@@ -22,14 +22,32 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from playbook import views_backup, views_data, views_plan, views_run
+from playbook import (
+    views_author,
+    views_backup,
+    views_data,
+    views_documents,
+    views_plan,
+    views_rehearsal,
+    views_repair,
+    views_run,
+)
 from playbook.charts import view_html, view_plain
 from playbook.formats import bytes_text, count, seconds
 from playbook.records import DumpProgress
 
 __all__ = ["dump_progress", "install_formatters", "note", "plain", "progress", "show", "to_html"]
 
-_VIEWS = views_run.VIEWS | views_plan.VIEWS | views_data.VIEWS | views_backup.VIEWS
+_VIEWS = (
+    views_run.VIEWS
+    | views_plan.VIEWS
+    | views_data.VIEWS
+    | views_backup.VIEWS
+    | views_documents.VIEWS
+    | views_rehearsal.VIEWS
+    | views_author.VIEWS
+    | views_repair.VIEWS
+)
 
 
 def to_html(record: object) -> str:

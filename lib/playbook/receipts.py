@@ -88,16 +88,16 @@ def read_receipt(path: Path) -> Receipt:
 def known_receipts(target: Target, server: ServerInfo, output_dir: str) -> list[Receipt]:
     """Return the receipts of runs on this very database, the newest first.
 
-    A receipt of another database of the same name, or of one that was dropped, is left out. One
-    that is still ``running`` although its process is gone is returned as ``interrupted``.
+    A receipt of another database of the same name, or of one that was dropped, is left out; that of
+    a restore whose swap made this database the live one is not. One that is still ``running``
+    although its process is gone is returned as ``interrupted``.
     """
     found = []
     for path in runs_folder(target, output_dir).glob(f"*/{RECEIPT}"):
         try:
             record = json.loads(path.read_text("utf-8"))
-            same = (record["system_identifier"], record["database_oid"]) == (
-                server.system_identifier,
-                server.database_oid,
+            same = record["system_identifier"] == server.system_identifier and (
+                record["database_oid"] == server.database_oid or _was_swapped_in(record, server)
             )
             receipt = to_receipt(record, path.parent)
         except (OSError, ValueError, KeyError, TypeError):
@@ -105,6 +105,12 @@ def known_receipts(target: Target, server: ServerInfo, output_dir: str) -> list[
         if same:
             found.append(receipt)
     return sorted(found, key=lambda receipt: receipt.started_at, reverse=True)
+
+
+def _was_swapped_in(record: Mapping[str, Any], server: ServerInfo) -> bool:
+    """Say whether a restore gave this database its name, also if it was killed right after that."""
+    swap = record.get("swap", {})
+    return (swap.get("live"), swap.get("oid")) == (server.database, server.database_oid)
 
 
 def settle(path: Path) -> None:
@@ -136,9 +142,10 @@ def to_receipt(record: Mapping[str, Any], directory: Path) -> Receipt:
 
     One that is still ``running`` although its process is gone is returned as ``interrupted``.
     """
-    outcome = record["outcome"]
+    outcome, message = record["outcome"], record["message"]
     if outcome == "running" and not _is_alive(record):
         outcome = "interrupted"
+        message = message or _killed_in_swap(record)
     finished, goal = record["finished_at"], record.get("goal")
     return Receipt(
         run_id=record["run_id"],
@@ -154,7 +161,7 @@ def to_receipt(record: Mapping[str, Any], directory: Path) -> Receipt:
         steps=tuple(to_step(step) for step in record["steps"]),
         backup=record["backup"],
         revision_files=tuple((name, digest) for name, digest in record["revision_files"]),
-        message=record["message"],
+        message=message,
         directory=directory,
         host=record["host"],
         system_identifier=record["system_identifier"],
@@ -164,6 +171,17 @@ def to_receipt(record: Mapping[str, Any], directory: Path) -> Receipt:
         leaves_transaction=record.get("leaves_transaction", False),
         direction=record.get("direction", ""),
         goal=tuple(goal) if goal is not None else None,
+    )
+
+
+def _killed_in_swap(record: Mapping[str, Any]) -> str:
+    """Return how to see what a killed restore did, if it had begun to swap."""
+    swap = record.get("swap")
+    if not swap:
+        return ""
+    return (
+        f"It was swapping {swap['restored']} in for {swap['live']}: if there is a database "
+        f"{swap['kept']}, it has, and that is the one before; else nothing was renamed."
     )
 
 

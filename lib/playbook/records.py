@@ -785,6 +785,8 @@ class Applied:
     from_revisions: tuple[str, ...]
     to_revisions: tuple[str, ...]
     steps: tuple[StepResult, ...]
+    expected: tuple[tuple[str, float], ...] = ()
+    """(revision, seconds) as a rehearsal of the same plan measured them; empty: there was none."""
 
 
 @dataclass(frozen=True)

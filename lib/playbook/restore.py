@@ -9,13 +9,14 @@ from typing import Any
 
 from playbook import archive, restore_steps
 from playbook.archive_contents import list_of_tables, read_contents
-from playbook.database import connect, lock_holder, server_info
-from playbook.database_swap import database_oids, sessions_on, swap, way_back, way_on
+from playbook.database import connect, server_info
+from playbook.database_swap import sessions_on, way_back, way_on
 from playbook.dump import WITHOUT_OWNERS, find_client_tools
 from playbook.errors import BackupFailed, GuardRefused, SettingsError, VerifyFailed
 from playbook.fingerprints import form_of
 from playbook.formats import count
 from playbook.journal import Run, protected_as_its_twin
+from playbook.manifests import choose_backup
 from playbook.new_database import check_name, exists, maintenance_target, stamped_name
 from playbook.parameters import Common
 from playbook.preflight import Question
@@ -34,6 +35,7 @@ from playbook.records import (
 from playbook.restore_checks import Place, Wanted, check_restore, keeps_owners
 from playbook.revisions import join
 from playbook.sandbox import open_target
+from playbook.swap_steps import Names, swap_in
 from playbook.targets import load_target
 from playbook.verification import compare
 
@@ -136,27 +138,14 @@ def _choose_backup(run: Run[Parameters]) -> BackupManifest:
     Raises:
         BackupFailed: there is none, or its manifest is damaged.
     """
-    chosen = run.parameters.backup
-    if chosen != "latest":
-        beside = archive.backup_folder(run.target, run.parameters.directory) / chosen
-        folder = beside if beside.is_dir() else run.resolve_path(chosen)
-        return run.keep("backup", archive.read_manifest(folder))
-    found = archive.list_backups(run.target, run.parameters.directory)
-    here = (run.server.system_identifier, run.server.database)
-    own = [b for b in found if (b.system_identifier, b.database) == here]
-    if not own:
-        others = f" There {_are(len(found))} of other databases or servers." if found else ""
-        raise BackupFailed(
-            f"No backup of {run.server.database} on this server is in "
-            f"{archive.backup_folder(run.target, run.parameters.directory)}.{others}",
-            state="Nothing was changed.",
-            remedy="Name one with -r backup PATH, or take one with `backup`.",
-        )
-    return run.keep("backup", own[0])
-
-
-def _are(number: int) -> str:
-    return "is one" if number == 1 else f"are {number}"
+    chosen = choose_backup(
+        run.target,
+        run.server,
+        run.parameters.backup,
+        directory=run.parameters.directory,
+        parameter="backup",
+    )
+    return run.keep("backup", chosen)
 
 
 def check_preflight(run: Run[Parameters]) -> Checks:
@@ -368,78 +357,12 @@ def run_swap(run: Run[Parameters]) -> Note:
     live = place.server.database
     kept = stamped_name(live, "before", f"{run.started_at:{STAMP}}")
     with run.recording_failure():
-        _check_confirmed(run, run.require("backup", BackupManifest))
-        _check_alone(run, restored, kept)
-        with connect(place.maintenance, read_only=True) as connection:
-            new = database_oids(connection, restored.database)[restored.database]
-        run.note("swap begins", swap={"live": live, "restored": restored.database, "kept": kept})
-        ended = swap(
-            place.maintenance,
-            live,
-            restored.database,
-            kept=kept,
-            end_sessions=run.parameters.end_sessions,
-        )
-        _record_swap(run, kept, ended)
-        _check_swapped(run, kept, new)
+        manifest = run.require("backup", BackupManifest)
+        _check_confirmed(run, manifest)
+        names = Names(live, restored.database, kept)
+        ended = swap_in(run, place, names, manifest, end_sessions=run.parameters.end_sessions)
     note = f"{live} is the restored database now. The one before is kept as {kept}."
     return run.keep("swapped", Note(f"{note} Ended: {count(len(ended), 'session')}."))
-
-
-def _check_alone(run: Run[Parameters], restored: Restored, kept: str) -> None:
-    """Refuse while a run works with the live database, or somebody else does and is to stay."""
-    place = run.require("place", Place)
-    live = place.server.database
-    with connect(place.target, read_only=True) as connection:
-        holder = lock_holder(connection)
-    with connect(place.maintenance, read_only=True) as connection:
-        found = sessions_on(connection, live)
-    if holder:
-        raise GuardRefused(
-            f"Another run holds {live}: {holder}.",
-            state=f"Nothing was swapped; {restored.database} is restored and stays.",
-            remedy=f"When it has ended, swap by {way_on(live, restored.database, kept)}",
-        )
-    if found and not run.parameters.end_sessions:
-        who = "; ".join(
-            f"pid {s.pid}, {s.user} in {s.application or 'an unnamed application'}, {s.state}"
-            for s in found
-        )
-        raise GuardRefused(
-            f"{count(len(found), 'session')} on {live}: {who}.",
-            state=f"Nothing was swapped; {restored.database} is restored and stays.",
-            remedy="Write -p end_sessions True to end them, or, when they have left, swap by "
-            f"{way_on(live, restored.database, kept)}",
-        )
-
-
-def _record_swap(run: Run[Parameters], kept: str, ended: tuple[int, ...]) -> None:
-    """Write to the receipt what has been done, and which database has the live name now."""
-    place, manifest = run.require("place", Place), run.require("backup", BackupManifest)
-    with connect(place.target, read_only=True) as connection:
-        server = server_info(connection)
-    changes: dict[str, Any] = {"to_revisions": list(manifest.revisions)}
-    if place.target == run.target:
-        run.server = server
-        changes["database_oid"] = server.database_oid
-    text = f"swapped; the live database before is kept as {kept}"
-    run.note(f"{text}; {count(len(ended), 'session')} ended", **changes)
-    if place.target == run.target:
-        run.write_history()
-
-
-def _check_swapped(run: Run[Parameters], kept: str, new: int) -> None:
-    """Prove by the databases' own numbers that each has the name it is to have."""
-    place = run.require("place", Place)
-    live = place.server.database
-    with connect(place.maintenance, read_only=True) as connection:
-        found = database_oids(connection, live, kept)
-    if found != {live: new, kept: place.server.database_oid}:
-        raise VerifyFailed(
-            f"After the swap {live} and {kept} are not the restored and the former database.",
-            state=f"The server says: {found}; {new} is the restored one.",
-            remedy="Somebody else renames databases there: look before anything else is run.",
-        )
 
 
 def conclude(run: Run[Parameters]) -> Outcome:

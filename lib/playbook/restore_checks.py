@@ -25,7 +25,16 @@ from playbook.records import BackupManifest, Checks, Finding, Receipt, ServerInf
 from playbook.revisions import join
 from playbook.targets import Target
 
-__all__ = ["Place", "Wanted", "archiving", "check_restore", "describe_archiving", "keeps_owners"]
+__all__ = [
+    "MAY_CREATE",
+    "MISSING_EXTENSIONS",
+    "Place",
+    "Wanted",
+    "archiving",
+    "check_restore",
+    "describe_archiving",
+    "keeps_owners",
+]
 
 GENERAL = ("server", "last-run", "pooler")
 """What `playbook.preflight` asks of any database that matters here too."""

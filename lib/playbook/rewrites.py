@@ -23,7 +23,7 @@ from playbook.constraints import constraint_name, object_name, quoted
 from playbook.records import ColumnFact
 from playbook.statements import parse_statement
 
-__all__ = ["objects", "rewrite"]
+__all__ = ["Part", "objects", "parts_of", "rewrite"]
 
 _STABLE = {"now", "transaction_timestamp", "statement_timestamp"}
 _SERIAL = {"smallserial", "serial", "bigserial", "serial2", "serial4", "serial8"}
@@ -58,14 +58,19 @@ def rewrite(rule: str, text: str, columns: Sequence[ColumnFact] = ()) -> str:
     Args:
         columns: those of the statement's table, where they are known.
     """
+    return _compose(parts_of(rule, text, columns))
+
+
+def parts_of(rule: str, text: str, columns: Sequence[ColumnFact] = ()) -> list[Part]:
+    """Return the same as `rewrite`, each part for a revision of its own; none if none is true."""
     try:
         statement = parse_statement(text)
         parts = list(_parts(rule, statement, text, columns))
         parse_sql("\n".join(part.sql for part in parts))
     except ParseError:
-        return ""
+        return []
     names = [name for part in parts for name in _ADDED_NAME.findall(part.sql)]
-    return _compose(parts) if len(names) == len(set(names)) else ""
+    return parts if len(names) == len(set(names)) else []
 
 
 def objects(rule: str, statement: Any) -> str:

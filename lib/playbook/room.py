@@ -16,7 +16,7 @@ from playbook.errors import BackupFailed
 from playbook.formats import bytes_text
 from playbook.records import Finding, ServerInfo, Severity
 
-__all__ = ["backup_room", "find_client", "server_room"]
+__all__ = ["backup_room", "copy_room", "find_client", "folder_room", "server_room"]
 
 
 def find_client(server: ServerInfo) -> Finding:
@@ -73,6 +73,41 @@ def server_room(connection: Connection, server: ServerInfo, tables: Sequence[str
             "Make room before a table is rewritten.",
         )
     return Finding("server-room", Severity.OK, "server", "The plan's tables fit once more.")
+
+
+def copy_room(connection: Connection, server: ServerInfo, needed: int) -> Finding:
+    """Stop if a copy of so many bytes does not fit on the server's disk."""
+    free = _free_on_server(connection, server)
+    if free is None:
+        return Finding(
+            "copy-room",
+            Severity.WARN,
+            "server",
+            f"The copy needs about {bytes_text(needed)}; how much room the server's disk has "
+            "cannot be told from here.",
+            "Look there (`df` on data_directory), or in the provider's console.",
+            "A server whose disk is full stops.",
+        )
+    return _room_for_copy(free, needed, "server")
+
+
+def folder_room(folder: Path, needed: int, *, subject: str) -> Finding:
+    """Stop if a copy of so many bytes does not fit on the disk of a folder here."""
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    return _room_for_copy(shutil.disk_usage(existing).free, needed, subject)
+
+
+def _room_for_copy(free: int, needed: int, subject: str) -> Finding:
+    if free < needed:
+        return Finding(
+            "copy-room",
+            Severity.STOP,
+            subject,
+            f"{bytes_text(free)} are free; the copy needs about {bytes_text(needed)}.",
+            "Make room, or rehearse elsewhere with -r where sandbox.",
+            "A disk that is full stops the server.",
+        )
+    return Finding("copy-room", Severity.OK, subject, "There is room for the copy.")
 
 
 def _free_on_server(connection: Connection, server: ServerInfo) -> int | None:

@@ -24,6 +24,7 @@ import queue
 import re
 import runpy
 import sys
+import tempfile
 import threading
 import time
 import warnings
@@ -35,6 +36,7 @@ from alembic import autogenerate, util
 from alembic.config import Config
 from alembic.runtime.environment import EnvironmentContext
 from alembic.runtime.migration import MigrationStep
+from alembic.script import Script as ScriptFile
 from alembic.script import ScriptDirectory
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
@@ -70,6 +72,15 @@ OWN_TRANSACTION = (
 )
 """In one round trip and of the locked relations only, as the application waits meanwhile. The id
 is NULL for a transaction that has written nothing, the file number for a dropped relation."""
+OWN_LOCKS = (
+    "SELECT relation::bigint, mode FROM pg_locks WHERE pid = pg_backend_pid() "
+    "AND locktype = 'relation' AND granted AND mode <> 'SIReadLock'"
+)
+WRITTEN = (
+    "SELECT relid::bigint, (n_tup_ins + n_tup_upd + n_tup_del)::bigint "
+    "FROM pg_stat_xact_user_tables WHERE n_tup_ins + n_tup_upd + n_tup_del > 0"
+)
+"""What this transaction has written so far, triggers and functions included."""
 VERSION_TABLE_SCHEMA = (
     "SELECT coalesce((SELECT n.nspname FROM pg_class AS c JOIN pg_namespace AS n "
     "ON n.oid = c.relnamespace WHERE c.relname = :name AND pg_table_is_visible(c.oid)), "
@@ -98,6 +109,8 @@ NOTHING = "SELECT WHERE false"
 PLACEHOLDER = re.compile(r"%%|%\((\w+)\)s|%s|\$(\d+)")
 DRIVERS = ("psycopg2", "psycopg", "asyncpg", "pg8000")
 OWN_DRIVER = re.compile(r"postgres(?:ql)?\+(\w+)://")
+REVISION_FILE = re.compile(r"(?!\.#|__init__).*\.py$")
+"""The names of the files that Alembic loads."""
 LOCK_MODES = (
     "AccessShareLock",
     "RowShareLock",
@@ -118,8 +131,92 @@ class WrongRevisionError(Exception):
     """The version table does not hold what the plan starts from."""
 
 
+class NotWrittenError(Exception):
+    """A revision file was rendered, and was not to be written."""
+
+
 class LateRowsError(Exception):
     """Rows came to what a revision destroys, and there is no way to save them."""
+
+
+class NoDowngradeError(Exception):
+    """The revision file has no downgrade function."""
+
+
+class Meter:
+    """How long locks were held and which rows were written, during one request.
+
+    A lock counts from the beginning of the statement after which it was first seen to the moment
+    after its transaction's commit. Statements that run outside a transaction hold none afterwards:
+    they are told with the time that they took.
+    """
+
+    def __init__(self) -> None:
+        self.begun = 0.0
+        self.since: dict[tuple[int, str], float] = {}
+        self.committing: list[tuple[str, str, float]] = []
+        self.held: dict[tuple[str, str], float] = {}
+        self.rows: dict[str, int] = {}
+        self.rows_before: dict[int, int] | None = None
+        self.alone: list[tuple[str, float]] = []
+        self.seen: set[str] = set()
+
+    def begin(self, raw: Any, autocommit: bool) -> None:
+        """Note that a statement is about to run."""
+        self.end_transaction()
+        if self.rows_before is None and not autocommit:
+            # Counts of a transaction before may not have left this session yet.
+            self.rows_before = dict(query(raw, WRITTEN))
+        self.begun = time.monotonic()
+
+    def done(self, raw: Any, statement: str) -> None:
+        """Note the locks that a statement has taken; of a text that runs again no new ones."""
+        if statement in self.seen:
+            return
+        self.seen.add(statement)
+        for oid, mode in query(raw, OWN_LOCKS):
+            self.since.setdefault((int(oid), mode), self.begun)
+
+    def done_alone(self, statement: str) -> None:
+        """Note a statement that has run outside a transaction."""
+        self.alone.append((statement, time.monotonic() - self.begun))
+
+    def before_commit(self, raw: Any, tables: Mapping[int, tuple[str, int]]) -> None:
+        """Note what is locked, and what was written, just before a commit."""
+        now = time.monotonic()
+        for oid, mode in query(raw, OWN_LOCKS):
+            name = tables.get(int(oid), ("", 0))[0]
+            if name:
+                self.committing.append((name, mode, self.since.get((int(oid), mode), now)))
+        for oid, rows in query(raw, WRITTEN):
+            name = tables.get(int(oid), ("", 0))[0]
+            written = int(rows) - (self.rows_before or {}).get(oid, 0)
+            if name and written:
+                self.rows[name] = self.rows.get(name, 0) + written
+
+    def cut_off(self, tables: Mapping[int, tuple[str, int]]) -> None:
+        """Note that a statement of the revision's own has ended the transaction."""
+        known = ((tables.get(oid, ("", 0))[0], mode, at) for (oid, mode), at in self.since.items())
+        self.committing += [lock for lock in known if lock[0]]
+        self.end_transaction(over=True)
+
+    def end_transaction(self, over: bool = False) -> None:
+        """Add up what a transaction held that has been committed meanwhile."""
+        now = time.monotonic()
+        for name, mode, since in self.committing:
+            self.held[name, mode] = max(self.held.get((name, mode), 0.0), now - since)
+        if self.committing or over:
+            self.since, self.seen, self.rows_before = {}, set(), None
+        self.committing = []
+
+    def summary(self) -> dict[str, Any]:
+        """Return what was measured."""
+        self.end_transaction()
+        return {
+            "held": [[*key, seconds] for key, seconds in sorted(self.held.items())],
+            "rows": sorted(self.rows.items()),
+            "alone": self.alone,
+        }
 
 
 class Observer:
@@ -145,6 +242,7 @@ class Observer:
         self.autocommit = False
         self.limited = False
         self.before_concurrently: dict[str, str] = {}
+        self.meter: Meter | None = None
 
     @property
     def read_only(self) -> bool:
@@ -157,9 +255,13 @@ class Observer:
         event.listen(Engine, "before_cursor_execute", self.on_statement, retval=True)
         event.listen(Engine, "after_cursor_execute", self.on_statement_done)
         event.listen(Engine, "commit", self.on_commit)
+        event.listen(Pool, "checkin", self.on_checkin)
 
-    def reset(self, session: Mapping[str, str], record: bool = False) -> None:
+    def reset(
+        self, session: Mapping[str, str], record: bool = False, measure: bool = False
+    ) -> None:
         """Forget the last request; use these session settings from now on."""
+        self.meter = Meter() if measure else None
         self.session.update(session)
         self.tables, self.locks, self.rewritten, self.xids = {}, {}, set(), []
         self.written, self.wrote = set(), set()
@@ -218,6 +320,8 @@ class Observer:
         if self.recording:
             self.written |= names_written(statement)
             text = with_values(cursor, statement, parameters, context, executemany)
+        if self.meter:
+            self.meter.begin(raw, autocommit)
         shown = text if self.record else text[:400]
         self.emit(
             {
@@ -247,14 +351,35 @@ class Observer:
     ) -> None:
         """See whether a statement ended the transaction; mend what it did to lock_timeout."""
         raw = connection.connection
+        if self.meter:
+            self.measure(raw, cursor, statement)
         if self.recording and not self.autocommit and has_ended(raw):
             self.outside_transaction = True
             self.tell_outside()
+            if self.meter:
+                self.meter.cut_off(self.tables)
         if self.recording and LIMIT_CHANGE.search(statement):
             self.limit(raw)
         for setting, value in self.before_concurrently.items():
             set_setting(raw, setting, value)
         self.before_concurrently = {}
+
+    def measure(self, raw: Any, cursor: Any, statement: str) -> None:
+        """Tell the meter of a statement that is done."""
+        if self.meter and not self.autocommit:
+            self.meter.done(raw, statement)
+        elif self.meter:
+            self.meter.done_alone(statement)
+            rows = getattr(cursor, "rowcount", -1)
+            for name in names_written(statement) if rows and rows > 0 else ():
+                known = resolve(name, "public", {table for table, _ in self.tables.values()})
+                for table in known:
+                    self.meter.rows[table] = self.meter.rows.get(table, 0) + rows
+
+    def on_checkin(self, dbapi_connection: Any, record: Any) -> None:
+        """Note that a session's last transaction is over."""
+        if self.meter:
+            self.meter.end_transaction()
 
     def limit(self, raw: Any) -> None:
         """Bring the session's limits down to the run's where they are longer, or off."""
@@ -291,6 +416,8 @@ class Observer:
         self.written = set()
         if self.outside_transaction:  # what was rewritten there is locked no more
             self.compare_files(raw)
+        if self.meter:
+            self.meter.before_commit(raw, self.tables)
 
     def compare_files(self, dbapi_connection: Any) -> None:
         """Note every table whose file is another than when the session began."""
@@ -550,8 +677,22 @@ class Runner:
         if request["setup"]:
             self.names = runpy.run_path(request["setup"])
         self.script = ScriptDirectory.from_config(self.config)
-        # Now, as the files are loaded: what runs later is this, whatever they hold by then.
+        self.revision_context: Any = None
+        self.drafts: str = request.get("drafts") or ""
+        if self.drafts:
+            sys.dont_write_bytecode = True  # a folder of drafts holds drafts only
+            self.add_versions(self.drafts)
+        self.hashes: dict[str, str] = {}
+
+    def load(self) -> None:
+        """Load the revision files and their hashes, at once.
+
+        What runs later is this, whatever the files hold by then. Where they cannot be loaded,
+        `current` and `files` still answer.
+        """
+        self.has_learned = True  # where this fails, nothing else is tried
         self.hashes = load_hashes(self.script)
+        self.has_learned = False
 
     def run_env(
         self,
@@ -575,6 +716,16 @@ class Runner:
         if not seen:
             raise util.CommandError("env.py returned without running any migration context")
 
+    def add_versions(self, folder: str) -> None:
+        """Take a folder for one more of the project's version locations, in this process only."""
+        found = [str(location) for location in self.script._version_locations]
+        self.script.version_locations = [*found, folder]
+        self.script.__dict__.pop("_version_locations", None)  # it is remembered there
+
+    def author(self, request: Mapping[str, Any]) -> Any:
+        """Answer a request about a new revision, by the file beside this one."""
+        return getattr(drafting(), request["verb"])(self, request)
+
     def graph(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Return all revisions, in upgrade order, and the heads."""
         revisions = [
@@ -594,9 +745,50 @@ class Runner:
             return
         self.has_learned = True
         self.script = ScriptDirectory.from_config(self.config)
+        if self.drafts:
+            self.add_versions(self.drafts)
         self.observer.reset({"default_transaction_read_only": "on"})
         self.run_env(lambda heads, context: [], dont_mutate=True)
         self.hashes = load_hashes(self.script)
+
+    def files(self, request: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Return each revision file by itself, loaded, and why it cannot be."""
+        found = []
+        for folder in self.script._version_locations:
+            if not os.path.isdir(folder):
+                continue
+            for path in map(str, ScriptFile._list_py_dir(self.script, folder)):
+                if REVISION_FILE.match(os.path.basename(path)):
+                    found.append(read_file(path))
+        return found
+
+    def merge_text(self, request: Mapping[str, Any]) -> dict[str, str]:
+        """Return the file that would merge some heads, by the project's template; writes none."""
+        found: dict[str, str] = {}
+
+        def keep(template: Any, path: Any, **values: Any) -> None:
+            with tempfile.TemporaryDirectory() as folder:
+                copy = os.path.join(folder, "merge.py")
+                util.template_to_file(str(template), copy, self.script.output_encoding, **values)
+                with open(copy, encoding=self.script.output_encoding or "utf-8") as file:
+                    found.update(path=str(path), text=file.read())
+            raise NotWrittenError
+
+        vars(self.script)["_generate_template"] = keep
+        try:
+            self.script.generate_revision(
+                request["revision"],
+                request["message"],
+                head=tuple(request["heads"]),
+                imports="",
+                upgrades="",
+                downgrades="",
+            )
+        except NotWrittenError:
+            return found
+        finally:
+            del vars(self.script)["_generate_template"]
+        raise util.CommandError("Alembic rendered no file")
 
     def current(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Return what the version table holds; creates nothing."""
@@ -676,6 +868,8 @@ class Runner:
             if sorted(heads) != sorted(request["expected_current"]):
                 raise WrongRevisionError(", ".join(heads) or "base")
             script = self.script.get_revision(request["revision"])
+            if request["direction"] == "downgrade" and not downgrades(script):
+                raise NoDowngradeError("it has no downgrade function")
             make = (
                 MigrationStep.upgrade_from_script
                 if request["direction"] == "upgrade"
@@ -701,12 +895,14 @@ class Runner:
         self.observer.reset(
             dict(request["session"], default_transaction_read_only="off"),
             record=request.get("record", False),
+            measure=request.get("measure", False),
         )
         started = time.monotonic()
         self.run_env(one_step)
         result["duration_s"] = time.monotonic() - started
         self.memo, self.memo_of = result.pop("memo"), request["direction"]
-        return dict(result, **self.observer.summary())
+        meter = self.observer.meter
+        return dict(result, **self.observer.summary(), measured=meter and meter.summary())
 
     def remember(self, context: MigrationContext, request: Mapping[str, Any]) -> None:
         """Give a step what the steps before it have left, as if all were one run of Alembic.
@@ -793,8 +989,19 @@ class Runner:
             template_args=context.template_args,
             revision_context=context,
         )
-        operations = context.generated_revisions[-1].upgrade_ops_list
+        scripts = context.generated_revisions  # none where env.py leaves an empty one out
+        operations = scripts[-1].upgrade_ops_list if scripts else []
         return [line for ops in operations for line in flatten(ops.as_diffs())]
+
+
+@functools.lru_cache(maxsize=None)
+def drafting() -> Any:
+    """Return the module that writes revisions, loaded by its path: this folder is on no path."""
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "drafting.py")
+    spec: Any = importlib.util.spec_from_file_location("playbook_drafting", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def schema_seen(context: MigrationContext) -> str:
@@ -848,6 +1055,42 @@ def is_about_revisions(warning: Any) -> bool:
     return "is present more than once" in text or bool(
         re.match("Revision .* referenced from .* is not present", text)
     )
+
+
+def read_file(path: str) -> dict[str, Any]:
+    """Return what a revision file says of itself, as Alembic loads it, and its text."""
+    with open(path, "rb") as file:
+        raw = file.read()
+    found: dict[str, Any] = {
+        "path": path,
+        "sha256": hashlib.sha256(raw).hexdigest(),
+        "text": raw.decode("utf-8", "replace"),
+        "error": "",
+        "line": 0,
+        "has_down": False,
+        "revision": "",
+        "down_revisions": [],
+    }
+    try:
+        module = util.load_python_file(os.path.dirname(path), os.path.basename(path))
+    except (Exception, SystemExit) as error:  # whatever the file does
+        line = getattr(error, "lineno", 0) or line_within(path, error)
+        return dict(found, error="%s: %s" % (type(error).__name__, error), line=line or 0)
+    down = getattr(module, "down_revision", None)
+    found["has_down"] = hasattr(module, "down_revision")
+    found["revision"] = str(getattr(module, "revision", "") or "")
+    found["down_revisions"] = [str(one) for one in util.to_tuple(down, default=())]
+    return found
+
+
+def line_within(path: str, error: BaseException) -> int:
+    """Return the last line of a file that an exception came through; 0 if none."""
+    line, trace = 0, error.__traceback__
+    while trace:
+        if trace.tb_frame.f_code.co_filename == path:
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return line
 
 
 def describe(script: Script, digest: str) -> dict[str, Any]:
@@ -914,7 +1157,8 @@ def error_event(error: BaseException, observer: Observer | None) -> dict[str, An
             or getattr(candidate, "sqlstate", None)
             or ""
         )
-    message = getattr(getattr(original, "diag", None), "message_primary", None)
+    diagnostics = getattr(original, "diag", None)
+    message = getattr(diagnostics, "message_primary", None)
     return dict(
         observer.summary() if observer else {},
         event="error",
@@ -923,7 +1167,20 @@ def error_event(error: BaseException, observer: Observer | None) -> dict[str, An
         message=str(message or original or error).strip(),
         sqlstate=str(sqlstate),
         statement=observer.last_statement if observer and original else "",
+        object=object_of(diagnostics or getattr(original, "__cause__", None) or original),
     )
+
+
+def object_of(diagnostics: Any) -> str:
+    """Return what PostgreSQL says that an error is about: a column, or a table and constraint."""
+    parts = [getattr(diagnostics, name, None) for name in ("schema_name", "table_name")]
+    table = ".".join(str(part) for part in parts if part)
+    column, constraint = (
+        getattr(diagnostics, name, None) for name in ("column_name", "constraint_name")
+    )
+    if table and column:
+        return "%s.%s" % (table, column)
+    return " ".join(str(part) for part in (table, constraint) if part)
 
 
 def read_requests(stream: TextIO, requests: queue.Queue[Any]) -> None:
@@ -946,6 +1203,7 @@ def serve(requests: queue.Queue[Any], send: Emit) -> NoReturn:
         try:
             if request["command"] == "open":
                 runner = Runner(emit, request)
+                runner.load()
                 result = {"alembic": alembic.__version__, "sqlalchemy": sqlalchemy.__version__}
             elif request["command"] == "look":
                 result = look(request)
@@ -954,7 +1212,8 @@ def serve(requests: queue.Queue[Any], send: Emit) -> NoReturn:
                 project.learn_folders()
                 result = getattr(project, request["command"])(request)
         except (Exception, SystemExit) as error:  # reported, whatever a project's env.py raises
-            emit(error_event(error, runner.observer if runner else None))
+            record = error_event(error, runner.observer if runner else None)
+            emit(dict(record, project=runner is not None))
         else:
             emit({"event": "result", "result": result})
 

@@ -32,6 +32,7 @@ from playbook.records import (
     Severity,
     TableSizes,
 )
+from playbook.rehearsed import last_rehearsal
 from playbook.revisions import at_head, join, pending
 from playbook.verification import find_drift as compare_with_models
 
@@ -161,6 +162,7 @@ def _advice(run: Run[Parameters], waiting: int) -> list[str]:
     ]
     lines += advice(run.require("revisions", RevisionGraph))
     if waiting:
+        lines += last_rehearsal(run.target, run.server, run.parameters.output_dir)
         lines.append("Read what is pending with `preview`, then run `upgrade`.")
     else:
         lines.append("Nothing is pending; `verify` looks at the data.")

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
 import psycopg2
 from psycopg2.extensions import parse_dsn
@@ -32,6 +32,7 @@ from playbook.settings import (
 __all__ = [
     "PROJECT_INI",
     "Target",
+    "led_elsewhere",
     "load_target",
     "parse_duration_s",
     "parse_size_bytes",
@@ -114,12 +115,16 @@ class Target:
     """The module (run by ``python -m``) that fills a new sandbox database; "" leaves it empty."""
     invocation: Invocation | None = None
     """How the project's Alembic is run; None for its alembic.ini as it stands."""
-    variable: str = ""
-    """The environment variable that holds its URL: env.py may read it, too."""
     driver: str = ""
     """SQLAlchemy's driver in that variable."""
     heads: str = ""
     """What ``target=heads`` means, in the project's own order; "" leaves the order to Alembic."""
+    drafts: str = ""
+    """A folder of revision files that are not in the project yet; Alembic takes them as its own."""
+    variable: str = ""
+    """The environment variable that holds its URL, where one does: env.py may read it, too."""
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Variables that its child processes get in place of this process's own."""
 
     @property
     def project(self) -> Path:
@@ -221,6 +226,23 @@ class _Url:
 
     def __format__(self, driver: str) -> str:
         return self.target.sqlalchemy_url(driver or self.driver, secret=self.secret)
+
+
+def led_elsewhere(original: Target, copy: Target) -> Target:
+    """Return a copy's target whose child processes read its URL from the original's variable.
+
+    A project whose env.py reads that variable itself is so led to the copy. Driver and query of the
+    URL stay, and its password where the server is the same.
+    """
+    if not original.variable:
+        return copy
+    text = os.environ.get(original.variable, "")
+    parts = urlsplit(text)
+    if original.conninfo.get("host") == copy.conninfo.get("host") and parts.netloc:
+        url = parts._replace(path=f"/{quote(copy.database, safe='')}").geturl()
+    else:
+        url = copy.sqlalchemy_url(parts.scheme.partition("+")[2] or "psycopg2")
+    return replace(copy, environment={original.variable: url})
 
 
 def redact(text: str) -> str:

@@ -50,6 +50,8 @@ from playbook.records import (
     RevisionGraph,
     Snapshot,
 )
+from playbook.rehearsals import Rehearsal
+from playbook.rehearsed import known_rehearsals, with_expected, with_rehearsal
 from playbook.revisions import check_target, join
 from playbook.snapshot import holds_rows
 from playbook.statements import dropped_objects, locks_taken
@@ -183,9 +185,14 @@ def check_preflight(run: Run[Parameters]) -> Checks:
             checks=run.keep("checks before", run_checks(run.target, run.graph)),
         )
         checks = check(run.target, run.server, question)
+        checks = with_rehearsal(checks, _rehearsals(run), plan, run.target)
         if hazards.stops:  # the cell that shows them comes after the refusal
             show(Hazards(hazards.stops))
         return run.keep("preflight", run.must_pass(checks))
+
+
+def _rehearsals(run: Run[Parameters]) -> list[Rehearsal]:
+    return known_rehearsals(run.target, run.server, run.parameters.output_dir)
 
 
 def _wants_backup(run: Run[Parameters]) -> bool:
@@ -257,7 +264,8 @@ def run_upgrade(run: Run[Parameters]) -> Applied | Note:
         run.note("upgrade begins", plan_sha256=plan.sha256, revision_files=files)
         run.settle_interrupted()
         run.write_history()
-        return run.keep("applied", _apply(run, plan, check_lock))
+        applied = _apply(run, plan, check_lock)
+        return run.keep("applied", with_expected(applied, _rehearsals(run), plan))
 
 
 def _why_nothing(run: Run[Parameters]) -> str:

@@ -108,7 +108,7 @@ def _comparison(comparison: Comparison) -> View:
         rows = tuple(_difference(one, Code(one.column)) for one in columns)
         blocks += [Text("Columns that are not intact", style="heading"), Table(headers, rows)]
     else:
-        blocks.append(Text("Every column that is on both sides is intact.", style="small"))
+        blocks.append(Text("Every column that was compared is intact.", style="small"))
     return View(tuple(blocks))
 
 

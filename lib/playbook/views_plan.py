@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from playbook.charts import (
@@ -136,6 +136,7 @@ def _applied(applied: Applied) -> View:
         "revision",
         "direction",
         "duration",
+        *(("expected",) if applied.expected else ()),
         "attempts",
         "statements",
         "rewritten",
@@ -143,15 +144,16 @@ def _applied(applied: Applied) -> View:
         "strongest locks",
     )
     total = seconds(sum(step.duration_s for step in applied.steps))
+    expected = dict(applied.expected)
     return View(
         (
             Text(f"{way}: {count(len(applied.steps), 'revision')} in {total}."),
-            Table(headers, tuple(_step(step) for step in applied.steps)),
+            Table(headers, tuple(_step(step, expected) for step in applied.steps)),
         )
     )
 
 
-def _step(step: StepResult) -> tuple[Cell, ...]:
+def _step(step: StepResult, expected: Mapping[str, float]) -> tuple[Cell, ...]:
     strongest: dict[str, str] = {}
     for table, mode in step.locks:
         strongest[table] = max(strongest.get(table, mode), mode, key=_strength)
@@ -161,12 +163,17 @@ def _step(step: StepResult) -> tuple[Cell, ...]:
         Code(step.revision),
         step.direction,
         Number(seconds(step.duration_s), FIGURE_WIDTH),
+        *((_expected(expected.get(step.revision)),) if expected else ()),
         Number(count(step.attempts)),
         Number(count(step.statements)),
         ", ".join(step.rewritten) or "no table",
         "yes" if step.transactional else Pill("no", "look"),
         Lines(locks[0], tuple(locks[1:])),
     )
+
+
+def _expected(took_s: float | None) -> Number:
+    return Number("not known" if took_s is None else seconds(took_s), FIGURE_WIDTH)
 
 
 def _strength(mode: str) -> int:

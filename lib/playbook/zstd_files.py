@@ -18,19 +18,20 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
-import shutil
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
 import zstandard
+
+from playbook.unfinished import unfinished_folder
 
 __all__ = ["SUFFIX", "Compressor", "Feeder", "check_frames", "is_data_file"]
 
@@ -42,6 +43,7 @@ READ_BYTES = 8 * 1024
 """Of a compressed file at a time: of zeros, that is up to 100 MB of plain text."""
 MAX_READERS = 16
 POLL_S = 0.01
+FEEDER_STEM = "playbook-restore-"
 PIPE_BYTES = 1 << 20
 """The default limit of an ordinary user's pipes (/proc/sys/fs/pipe-max-size)."""
 SMALL_BYTES = 64 * 1024
@@ -224,23 +226,33 @@ def plain_chunks(path: Path) -> Iterator[bytes]:
         raise ValueError(f"{path.name} ends too early")
 
 
-def check_frames(path: Path) -> int:
-    """Decompress a zstd file to its end and return the size of its plain text.
+def check_frames(paths: Iterable[Path]) -> int:
+    """Decompress zstd files to their ends, several at a time, and return the size of their text.
 
     Raises:
-        ValueError: the file is damaged or ends too early.
+        OSError: a file cannot be read.
+        ValueError: a file is damaged or ends too early; it is named.
     """
+    # The largest first: of one file the text can be read by one thread only.
+    largest_first = sorted(paths, key=lambda path: -path.stat().st_size)
+    with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="unzstd") as pool:
+        return sum(pool.map(_plain_size, largest_first))
+
+
+def _plain_size(path: Path) -> int:
     return sum(len(chunk) for chunk in plain_chunks(path))
 
 
 class Feeder:
     """Shows a program the plain text of a folder's zstd files, each through a named pipe.
 
-    The folder it makes is for this user only and holds no data but that of small files.
+    The folder it makes is for this user only and holds no data but that of small files. One that a
+    killed process has left is removed by the next.
     """
 
     def __init__(self, directory: Path) -> None:
-        self.directory = Path(tempfile.mkdtemp(prefix="playbook-restore-"))
+        self.directory: Path
+        self._folder = ExitStack()
         self.plain_bytes = 0
         self.failure: Exception | None = None
         self._source = directory
@@ -251,13 +263,13 @@ class Feeder:
         self._opener = threading.Thread(target=self._open_pipes, name="pipes", daemon=True)
 
     def __enter__(self) -> Feeder:
-        """Fill the folder and begin to serve it."""
-        try:
+        """Make the folder, fill it and begin to serve it."""
+        temporary = Path(tempfile.gettempdir())
+        with ExitStack() as folder:
+            self.directory = folder.enter_context(unfinished_folder(temporary, FEEDER_STEM))
             for path in sorted(self._source.iterdir()):
                 self._offer(path)
-        except BaseException:
-            shutil.rmtree(self.directory)
-            raise
+            self._folder = folder.pop_all()
         self._opener.start()
         return self
 
@@ -266,7 +278,7 @@ class Feeder:
         self._stopped.set()
         self._opener.join()
         self._pool.shutdown(cancel_futures=True)
-        shutil.rmtree(self.directory)
+        self._folder.close()
 
     def _offer(self, path: Path) -> None:
         plain = self.directory / path.name.removesuffix(SUFFIX)

@@ -13,7 +13,6 @@ import hashlib
 import json
 import math
 import sys
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -31,6 +30,8 @@ from sqlalchemy.exc import OperationalError
 
 from playbook.errors import CannotConnect, GuardRefused, PlaybookError
 from voice_agent import sample_text
+from voice_agent.copy_format import copy_text
+from voice_agent.tokenizers import DIMENSIONS, EMBEDDING_MODEL, hashed_words
 
 __all__ = ["STATES", "add_legacy_data", "add_rag_data", "build", "main"]
 
@@ -44,11 +45,8 @@ STATES = ("legacy", "head", "rows")
 SEED = 20250101
 USERS, SESSIONS = 5_000, 12_000
 CORPORA, DOCUMENTS = 160, 2_000
-EMBEDDING_MODEL, DIMENSIONS = "feature-hashing-16", 16
 START, END = datetime(2025, 1, 2, 8, tzinfo=UTC), datetime(2025, 12, 20, 20, tzinfo=UTC)
 RAG_START = datetime(2025, 6, 4, 8, tzinfo=UTC)
-
-COPY_ESCAPES = {ord("\\"): r"\\", ord("\t"): r"\t", ord("\n"): r"\n", ord("\r"): r"\r"}
 
 Row = tuple[object, ...]
 Value = TypeVar("Value")
@@ -375,7 +373,7 @@ def _embedding(content: str) -> tuple[str, str]:
     Feature hashing: every token adds or takes one in the dimension that its id selects. It needs
     no model, and texts with the same words do come out near to each other.
     """
-    tokens = [_token(word) for word in content.split()]
+    tokens = hashed_words(content)
     vector = [0] * DIMENSIONS
     for token in tokens:
         vector[token % DIMENSIONS] += 1 if token // DIMENSIONS % 2 else -1
@@ -384,11 +382,6 @@ def _embedding(content: str) -> tuple[str, str]:
         "{" + ",".join(map(str, tokens)) + "}",
         "{" + ",".join(f"{value / length:.4f}" for value in vector) + "}",
     )
-
-
-@cache
-def _token(word: str) -> int:
-    return zlib.crc32(word.strip(".,;:").lower().encode()) % 32_000
 
 
 # ---- Chance and COPY -----------------------------------------------------------------------------
@@ -427,7 +420,7 @@ def _copy(connection: Connection, table: str, columns: str, rows: Iterable[Row])
     buffer = StringIO()
     count = 0
     for count, row in enumerate(rows, start=1):
-        buffer.write("\t".join([str(count), *map(_copy_text, row)]) + "\n")
+        buffer.write("\t".join([str(count), *map(copy_text, row)]) + "\n")
     buffer.seek(0)
     cursor: Any = connection.connection.cursor()  # psycopg2's: SQLAlchemy has no COPY
     cursor.copy_expert(f"COPY {table} (id, {columns}) FROM STDIN", buffer)
@@ -435,13 +428,6 @@ def _copy(connection: Connection, table: str, columns: str, rows: Iterable[Row])
     connection.execute(text(f"SELECT setval(pg_get_serial_sequence('{table}', 'id'), {count})"))
     connection.execute(text(f"ANALYZE {table}"))
     return count
-
-
-def _copy_text(value: object) -> str:
-    """Return a value in COPY's text format."""
-    if value is None:
-        return r"\N"
-    return str(value).translate(COPY_ESCAPES)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -21,7 +21,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "notebooks"))
 
-from harness import NOTEBOOKS, ROOT, PrivateProject, private_project
+from harness import CHANGED, NOTEBOOKS, ROOT, PrivateProject, private_project
 from playwright.sync_api import Locator, Page, expect, sync_playwright
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -37,6 +37,7 @@ FLAGS = (
 START_S = 60.0
 RUN_MS = 120_000
 CLICK_MS = 20_000
+MODEL_TO_REVISION_S = 60.0
 WIDTH, HEIGHT = 1400, 900
 ABOVE_AND_BELOW = 150
 SETTINGS = {
@@ -212,6 +213,38 @@ def test_upgrade_runs_in_jupyterlab_from_top_to_bottom(lab: Lab, page: Page) -> 
         expect(outcome).to_contain_text("from 000_baseline to 002_add_rag_tables")
         expect(page.locator(".jp-OutputArea [data-mime-type*='stderr']")).to_have_count(0)
         expect(page.get_by_text("Traceback")).to_have_count(0)
+
+
+def test_author_makes_a_revision_of_a_changed_model_by_hand(
+    lab: Lab, page: Page, project: PrivateProject
+) -> None:
+    project.reset(CHANGED)
+    page.goto(lab.page("author.ipynb"))
+    cells = _code_cells(page)
+    expect(cells.first).to_be_visible(timeout=RUN_MS)
+    began = time.monotonic()
+    page.get_by_role("menuitem", name="Edit", exact=True).click()
+    page.get_by_role("menuitem", name="Clear Outputs of All Cells", exact=True).click()
+    expect(page.locator(".jp-OutputArea-output")).to_have_count(0)
+    # As a person does: the quotes of `message` are filled in.
+    cells.first.get_by_text('message: str = ""').click()
+    page.keyboard.press("Home")
+    for _ in range(len('message: str = "')):
+        page.keyboard.press("ArrowRight")
+    page.keyboard.type("Let people choose their time zone")
+
+    with _pictured(page, "jupyterlab-author"):
+        _run_all(page)
+        outcome = cells.last.locator(".jp-OutputArea-output")
+        errors = page.locator(".jp-OutputArea [data-mime-type*='error']")
+        expect(outcome.or_(errors).first).to_be_visible(timeout=RUN_MS)
+        expect(errors).to_have_count(0)
+        expect(outcome).to_contain_text("003_let_people_choose_their_time was written")
+        assert time.monotonic() - began < MODEL_TO_REVISION_S
+        _show_everything(page)
+
+    written = project.folder / "migrations" / "versions" / "003_let_people_choose_their_time.py"
+    assert "time_zone" in written.read_text("utf-8")
 
 
 def test_the_tour_is_drawn_as_it_is_stored(lab: Lab, page: Page) -> None:

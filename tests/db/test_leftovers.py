@@ -5,12 +5,15 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
+import pytest
+import zstandard
 
 from builders import READS_DATABASE, Script
 from playbook import preview
@@ -18,15 +21,17 @@ from playbook.archive import list_backups, take_backup
 from playbook.compression import parse_compression
 from playbook.database import connect, fetch_value, server_info
 from playbook.dump import dump_database, find_client_tools
-from playbook.leftovers import hold_database, sweep_databases, unfinished_folder
+from playbook.leftovers import hold_database, sweep_databases
 from playbook.sandbox import list_databases
 from playbook.targets import Target
+from playbook.unfinished import unfinished_folder
+from playbook.zstd_files import Feeder
 from steps import Namespace, go
 
 HOLDS = """
 import sys, time
 from pathlib import Path
-from playbook.leftovers import unfinished_folder
+from playbook.unfinished import unfinished_folder
 with unfinished_folder(Path(sys.argv[1])) as folder:
     print(folder, flush=True)
     time.sleep(60)
@@ -75,6 +80,42 @@ def test_unfinished_folder_of_a_killed_process_is_removed_by_the_next(tmp_path: 
 
         with unfinished_folder(tmp_path) as third:
             assert list(tmp_path.iterdir()) == [third]
+
+
+FEEDS = """
+import sys, time
+from pathlib import Path
+from playbook.zstd_files import Feeder
+with Feeder(Path(sys.argv[1])) as feeder:
+    print(feeder.directory, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_text_that_a_killed_restore_left_in_the_temporary_folder_is_removed_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dump, temporary = tmp_path / "dump", tmp_path / "tmp"
+    dump.mkdir()
+    temporary.mkdir()
+    (dump / "1.dat.zst").write_bytes(zstandard.compress(b"a row\n"))
+    (temporary / ".others.partial").mkdir()
+    (temporary / ".others.partial" / ".lock").touch()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    with python(FEEDS, str(dump)) as process:
+        assert process.stdout
+        left = Path(process.stdout.readline().strip())
+        assert (left / "1.dat").read_bytes() == b"a row\n"
+        assert left.stat().st_mode & 0o777 == 0o700
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+    with Feeder(dump) as feeder:
+        assert {path.name for path in temporary.iterdir()} == {
+            feeder.directory.name, ".others.partial",
+        }  # fmt: skip
+    assert [path.name for path in temporary.iterdir()] == [".others.partial"]
 
 
 def test_unfinished_folder_without_a_lock_is_left_alone(tmp_path: Path) -> None:

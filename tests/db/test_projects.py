@@ -43,7 +43,7 @@ def mini(tmp_path: Path, fresh_database: Target, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(sandbox, "sandbox_folder", lambda project: shared)
     url = fresh_database.sqlalchemy_url("")
     for variable in ("APP_DATABASE_URL", "SHOP_URL"):
-        monkeypatch.setenv(variable, url)
+        monkeypatch.setenv(variable, fresh_database.sqlalchemy_url())
 
     def copy(name: str, environment: Environment | None = None) -> Target:
         folder = shutil.copytree(PROJECTS / name, tmp_path / name)

@@ -6,14 +6,17 @@ import json
 import os
 import re
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -35,6 +38,7 @@ from playbook.errors import (
     VerifyFailed,
 )
 from playbook.new_database import UNFINISHED, maintenance_target, stamped_name
+from playbook.postgres_files import server_account
 from playbook.records import BackupManifest, Restored
 from playbook.restore_checks import Wanted, archiving, describe_archiving
 from playbook.restore_checks import _extensions as extensions
@@ -186,7 +190,7 @@ def test_database_of_an_odd_name_is_restored_and_swapped(
     swapped = runs(namespace)[-1]["swap"]
     assert tables(live) == before
     assert oid(live, swapped["kept"]) == number
-    assert all(len(name.encode()) <= 63 for name in swapped.values())
+    assert all(len(swapped[name].encode()) <= 63 for name in ("kept", "restored"))
 
 
 @pytest.mark.parametrize(
@@ -604,6 +608,72 @@ def _kill_children(name: str) -> None:
         child.kill()
 
 
+def test_connections_lost_while_it_restores_leave_no_database(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    namespace, live, _ = shop
+    run_sql(live, "CREATE TABLE big AS SELECT md5(n::text) FROM generate_series(1, 400000) n")
+    take(namespace, live)
+    before, databases = tables(live), names(live)
+
+    def cut_soon(*arguments: Any, **options: Any) -> None:
+        with ThreadPoolExecutor(1) as pool:
+            cut = pool.submit(_end_a_copy, live)
+            restore_archive(*arguments, **options)
+            cut.result()
+
+    monkeypatch.setattr(restore_steps, "restore_archive", cut_soon)
+    with pytest.raises(
+        RestoreFailed, match="(terminating|closed the) connection.*was dropped again"
+    ) as caught:
+        go(restore, namespace, jobs=2)
+
+    assert f"{live.database} was left alone" in str(caught.value)
+    assert names(live) == databases
+    assert tables(live) == before
+
+
+def _end_a_copy(live: Target) -> None:
+    query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'COPY %%big%%'"
+    deadline = time.monotonic() + 20
+    with connect(maintenance_target(live)) as connection:
+        while not fetch(connection, query):
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+
+
+def test_full_disk_of_the_server_leaves_no_database(
+    small: Callable[..., Namespace],
+    fresh_database: Target,
+    dropping: None,
+    small_disk: Callable[[str], Path],
+) -> None:
+    namespace, live = small({"a1": FILLED}), fresh_database
+    run_sql(live, "CREATE TABLE big AS SELECT md5(n::text) FROM generate_series(1, 400000) n")
+    take(namespace, live)
+    disk = small_disk("64m")
+    account = server_account()
+    os.chown(disk, account.uid, account.gid)
+    run_sql(maintenance_target(live), f"CREATE TABLESPACE tight LOCATION '{disk}'",
+            f'ALTER DATABASE "{live.database}" SET TABLESPACE tight')  # fmt: skip
+    try:
+        before, databases = tables(live), names(live)
+        with go(restore, namespace, before="run_restore") as run:
+            free = shutil.disk_usage(disk).free
+            (disk / "filler").write_bytes(bytes(free - 20 * 2**20))
+            with pytest.raises(RestoreFailed, match="No space left.*was dropped again") as caught:
+                restore.run_restore(run)
+
+        assert f"{live.database} was left alone" in str(caught.value)
+        assert names(live) == databases
+        assert tables(live) == before
+    finally:
+        (disk / "filler").unlink(missing_ok=True)
+        run_sql(maintenance_target(live),
+                f'ALTER DATABASE "{live.database}" SET TABLESPACE pg_default',
+                "DROP TABLESPACE tight")  # fmt: skip
+
+
 def test_statement_that_fails_midway_leaves_no_database(shop: Shop) -> None:
     namespace, live, _ = shop
     # The check holds where its function sees the table, which it does not while it is restored.
@@ -642,7 +712,7 @@ KILLED = """
 import sys
 from playbook import restore
 namespace = dict(zip(("database", "alembic_ini", "into"), sys.argv[1:4]))
-from playbook import sandbox, restore_steps
+from playbook import sandbox, restore_steps, swap_steps
 from pathlib import Path
 sandbox.sandbox_folder = lambda project: Path(sys.argv[4])
 def stop(*arguments, **options):
@@ -710,6 +780,50 @@ def test_process_that_dies_between_the_two_renames_leaves_both_names(shop: Shop)
 
     assert {name: oid(live, name) for name in before} == before
     assert "kept" not in names(live)
+
+
+SWAPPED_THEN_KILLED = (
+    KILLED.replace(
+        """
+restore_steps.restore_archive = stop
+""",
+        """
+swap_steps._record = stop
+""",
+    )
+    .replace(
+        '"verify_backup", "run_restore"',
+        """"verify_backup", "run_restore", "compare_with_backup", "find_loss", "find_sessions",
+             "run_swap\"""",
+    )
+    .replace("namespace = dict(", "namespace = {'swap': True} | dict(")
+)
+
+
+def test_run_killed_right_after_its_swap_is_told_by_the_next_on_the_live_name(shop: Shop) -> None:
+    namespace, live, _ = shop
+    folder = str(sandbox.sandbox_folder(load_target().project))
+    arguments = [namespace["database"], namespace["alembic_ini"], "new", folder]
+    old = oid(live, live.database)
+    with subprocess.Popen(
+        [sys.executable, "-c", SWAPPED_THEN_KILLED, *arguments],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as child:  # fmt: skip
+        assert child.stdout is not None
+        while b"half" not in child.stdout.readline():
+            assert child.poll() is None
+        child.kill()
+        child.wait()
+    assert oid(live, live.database) != old
+
+    with go(restore, namespace, before="verify_backup") as run:
+        (found,) = [f for f in run.require("preflight", object).findings if f.code == "last-run"]
+        known = run.known_runs().runs[0]
+
+    assert "interrupted" in found.detail
+    assert known.outcome == "interrupted"
+    kept = next(iter(names(live) - {live.database, "postgres"}))
+    assert f"if there is a database {kept}, it has" in known.message
 
 
 def _until_between_renames(live: Target, number: int) -> None:
@@ -788,6 +902,18 @@ def test_values_are_compared_too_where_the_manifest_has_their_fingerprints(shop:
     after = restore_steps.snapshot_like(live, before, ())
     changed = compare(before, after, names=("a", "b")).differences
     assert {d.table for d in changed if d.kind != "intact"} == {"public.a"}
+
+
+def test_manifest_of_fingerprints_of_another_form_says_that_rows_are_only_counted(
+    shop: Shop,
+) -> None:
+    _, live, manifest = shop
+    before = restore_steps.manifest_snapshot(manifest, (), form=manifest.form + 1)
+
+    found = compare(before, restore_steps.snapshot_like(live, before, ()), names=("a", "b"))
+
+    assert {d.detail for d in found.differences} == {"rows counted, values not compared"}
+    assert {d.kind for d in found.differences} == {"intact"}
 
 
 def test_backup_goes_to_another_server(

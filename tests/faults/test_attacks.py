@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import stat
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -487,29 +484,13 @@ def test_child_killed_after_the_commit_leaves_a_true_receipt(
     )  # fmt: skip
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own, of 256 KiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if os.geteuid() or not shutil.which("mount"):
-        pytest.skip("only root can mount a file system")
-    command = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
-    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
-    if mounted.returncode:
-        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
-
-
 def test_full_disk_after_a_commit_does_not_hide_where_the_database_is(
-    begun: Small, fresh_database: Target, small_disk: Path
+    begun: Small, fresh_database: Target, small_disk: Callable[[str], Path]
 ) -> None:
+    disk = small_disk("256k")
     fills = Script(
         f"{SECOND.upgrade}\n{ONLINE}try:\n"
-        f"        with open({str(small_disk / 'filler')!r}, 'wb', buffering=0) as file:\n"
+        f"        with open({str(disk / 'filler')!r}, 'wb', buffering=0) as file:\n"
         "            while True:\n                file.write(bytes(4096))\n"
         "    except OSError:\n        pass",
         SECOND.downgrade,
@@ -517,7 +498,7 @@ def test_full_disk_after_a_commit_does_not_hide_where_the_database_is(
     namespace = begun({"a1": TABLE, "b2": fills})
 
     with pytest.raises(MigrationFailed, match="No space left.*is at b2: b2 is applied"):
-        go(upgrade, namespace, output_dir=str(small_disk))
+        go(upgrade, namespace, output_dir=str(disk))
 
     assert at(fresh_database) == ["b2"]
     assert history(fresh_database)[-1] == ("upgrade", "failed", ["b2"])

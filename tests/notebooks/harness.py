@@ -12,16 +12,18 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
 from nbformat import NotebookNode
+from psycopg2.errors import UniqueViolation
 
 from playbook import sandbox
 from playbook.archive import take_backup
 from playbook.database import connect, fetch, server_info
+from playbook.migrate import Alembic
 from playbook.targets import Target, load_target
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,15 +33,36 @@ RUNBOOKS = (
     "onboarding",
     "status",
     "init",
+    "author",
     "backup",
     "preview",
+    "rehearse",
     "upgrade",
     "verify",
     "rollback",
     "restore",
+    "ingest",
+    "repair",
 )
+MODULES = {"onboarding": "playbook.tour", "ingest": "voice_agent.ingest"}
+"""What a notebook's cells call, where it is not the module of the playbook that is named as it."""
 BACKED_UP = "backed up"
 """The state of a sandbox at head, of which there is a backup."""
+CHANGED = "models changed"
+"""The state of a sandbox at head, where somebody has changed the models since."""
+MODEL_CHANGES = {
+    "    display_name: Mapped[str | None]\n": "    display_name: Mapped[str | None]\n"
+    '    time_zone: Mapped[str] = mapped_column(server_default="UTC")\n',
+    "channel IN ('phone', 'web', 'app')": "channel IN ('phone', 'web', 'app', 'desk')",
+}
+"""What stands in models.py, and what a person would write in its place."""
+BEHIND = "one revision behind"
+"""The state of a sandbox whose last revision is pending, rows in the tables before it."""
+BROKEN = "broken"
+"""The state of a sandbox at head whose version table names a lost revision, beside an invalid
+index."""
+SEEDED = {BACKED_UP: "head", BEHIND: "legacy", BROKEN: "head", CHANGED: "head"}
+"""The seeded state that each of these is made of."""
 CELL_TIMEOUT_S = 120
 QUIET_KERNEL = "--IPKernelApp.log_level=ERROR"
 """Without it each kernel warns that it talks to its own machine without encryption."""
@@ -104,15 +127,34 @@ class PrivateProject:
     def reset(self, state: str, database: str = "sandbox") -> Target:
         """Make a database anew and forget every run and backup; return its target."""
         self.forget()
-        seeded = "head" if state == BACKED_UP else state
+        self.write_models(changed=state == CHANGED)
         with self.entered():
-            target = sandbox.reset_database(load_target(database, self.alembic_ini), seeded)
+            target = sandbox.reset_database(
+                load_target(database, self.alembic_ini), SEEDED.get(state, state)
+            )
         if state == BACKED_UP:
             back_up(target)
+        if state == BEHIND:
+            go_on(target)
+        if state == BROKEN:
+            break_it(target)
         return target
 
+    def write_models(self, *, changed: bool) -> None:
+        """Put the application's models as the project has them, or as somebody has changed them."""
+        models = Path("lib", "voice_agent", "models.py")
+        text = (ROOT / models).read_text("utf-8")
+        for old, new in MODEL_CHANGES.items() if changed else ():
+            text = text.replace(old, new)
+        (self.folder / models).write_text(text, "utf-8")
+
     def forget(self) -> None:
-        """Delete what runs have left."""
+        """Delete what runs have left, also in the project."""
+        for name in ("versions", "checks"):
+            known = {path.name for path in (ROOT / "migrations" / name).iterdir()}
+            for path in (self.folder / "migrations" / name).iterdir():
+                if path.name not in known:
+                    path.unlink() if path.is_file() else shutil.rmtree(path)
         for folder in (self.runs, self.backups):
             if folder.exists():
                 shutil.rmtree(folder)
@@ -130,6 +172,25 @@ def back_up(target: Target) -> None:
         server = server_info(connection)
         rows = fetch(connection, "SELECT version_num FROM alembic_version ORDER BY version_num")
     take_backup(target, server, [row[0] for row in rows], directory="backups")
+
+
+def go_on(target: Target) -> None:
+    """Apply the pending revisions but the last."""
+    with connect(target, read_only=True) as connection:
+        server = server_info(connection)
+    with Alembic(target) as alembic:
+        alembic.open(target, server, session={})
+        for step in alembic.plan("upgrade", "head", alembic.current())[:-1]:
+            alembic.run(step, expected_current=alembic.current(), session={})
+
+
+def break_it(target: Target) -> None:
+    """Name a revision that no file has, and let a concurrent build fail on its rows."""
+    build = "CREATE UNIQUE INDEX CONCURRENTLY uq_users_display_name ON users (display_name)"
+    with connect(target) as connection, connection.cursor() as cursor:
+        cursor.execute("UPDATE alembic_version SET version_num = '003_add_tags'")
+        with suppress(UniqueViolation):
+            cursor.execute(build)
 
 
 def make_project() -> PrivateProject:

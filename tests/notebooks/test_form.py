@@ -10,12 +10,23 @@ from pathlib import Path
 
 import papermill
 import pytest
-from harness import BACKED_UP, NOTEBOOKS, RUNBOOKS, code_cells, plain_outputs, read_notebook
+from harness import (
+    BACKED_UP,
+    BEHIND,
+    BROKEN,
+    CHANGED,
+    MODULES,
+    NOTEBOOKS,
+    RUNBOOKS,
+    code_cells,
+    plain_outputs,
+    read_notebook,
+)
 from nbformat import NotebookNode
 from regenerate import form_problems
 
 MOST_LINES = 8
-STATES = {"legacy", "head", "empty", BACKED_UP}
+STATES = {"legacy", "head", "empty", BACKED_UP, BEHIND, BROKEN, CHANGED}
 HEADINGS = ("Parameters", "Target", "Preflight", "Outcome")
 FORBIDDEN = (
     ast.FunctionDef,
@@ -108,8 +119,8 @@ def test_every_heading_is_followed_by_prose(notebook: NotebookNode) -> None:
 
 
 def test_parameters_are_those_that_the_runbook_declares(name: str, notebook: NotebookNode) -> None:
-    module = "tour" if name == "onboarding" else name
-    declared = dataclasses.fields(import_module(f"playbook.{module}").Parameters)
+    module = MODULES.get(name, f"playbook.{name}")
+    declared = dataclasses.fields(import_module(module).Parameters)
     lines = _tree(code_cells(notebook)[0]).body
     assert all(isinstance(line, ast.AnnAssign) for line in lines)
     written = [

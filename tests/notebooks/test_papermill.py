@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from harness import (
+    BROKEN,
+    CHANGED,
     NOTEBOOKS,
     RUNBOOKS,
     PrivateProject,
@@ -36,8 +39,12 @@ FILES = {
     "status": set(),
     "verify": set(),
     "init": {"receipt.json"},
+    "author": {"receipt.json", "003_add_users_time_zone.py"},
     "backup": {"receipt.json"},
     "restore": {"receipt.json"},
+    "ingest": {"receipt.json", "files.csv", "undo.sql"},
+    "rehearse": {"receipt.json", "rehearsal.json"},
+    "repair": set(),
     "preview": {"migration.sql", "rollback.sql", "plan.json"},
     "upgrade": UPGRADE_FILES,
     "rollback": {
@@ -54,6 +61,8 @@ FILES = {
     },
 }
 """What each runbook leaves in its run's folder, on the state that its outputs were made on."""
+MODEL_TO_REVISION_S = 60.0
+"""How long a person waits for a tested revision."""
 TAKES_BACKUP = {"backup", "upgrade", "rollback", "restore"}
 
 
@@ -103,6 +112,28 @@ def test_a_notebook_runs_from_another_folder_and_leaves_its_files(
         assert bool(list(project.backups.glob("*/*/manifest.json"))) == (name in TAKES_BACKUP)
 
 
+def test_a_changed_model_is_a_tested_revision_within_a_minute(
+    papermill: Papermill, project: PrivateProject, output: Path
+) -> None:
+    target = project.reset(CHANGED)
+    before = _state(target)
+    began = time.monotonic()
+
+    done = papermill("author", "-r", "message", "add_users_time_zone")
+
+    assert time.monotonic() - began < MODEL_TO_REVISION_S
+    assert done.returncode == 0, done.stderr
+    text = plain_outputs(read_notebook(output))
+    assert "Up, down and up again on a copy" in text
+    assert "ck_conversation_sessions_channel_known" in text
+    assert _state(target) == before
+    migrations = project.folder / "migrations"
+    assert (migrations / "versions" / "003_add_users_time_zone.py").is_file()
+    assert (migrations / "checks" / "003_add_users_time_zone.sql").is_file()
+    assert papermill("upgrade").returncode == 0
+    assert _revision(target) == "003_add_users_time_zone"
+
+
 def test_upgrade_to_a_revision_by_its_whole_id(
     papermill: Papermill, project: PrivateProject
 ) -> None:
@@ -139,6 +170,19 @@ def test_a_second_upgrade_has_nothing_to_do(
     assert done.returncode == 0, done.stderr
     assert "the database is there already, or past it" in plain_outputs(read_notebook(output))
     assert _state(target) == before
+
+
+def test_repair_mends_when_told_and_shows_what_it_has_run(
+    papermill: Papermill, project: PrivateProject, output: Path
+) -> None:
+    target = project.reset(BROKEN)
+
+    done = papermill("repair", "-r", "apply", "stamp")
+
+    assert done.returncode == 0, done.stderr
+    assert _revision(target) == "002_add_rag_tables"
+    assert "The way back: psql -f" in plain_outputs(read_notebook(output))
+    assert _names(project.runs) == {"effect.sql", "receipt.json", "undo.sql"}
 
 
 def test_output_dir_takes_the_run(

@@ -15,7 +15,30 @@ from typing import Any
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
-from playbook import charts, formats, present, record_charts, records
+from playbook import (
+    charts,
+    documents,
+    drafts,
+    formats,
+    present,
+    record_charts,
+    records,
+    rehearsals,
+    repairs,
+)
+from playbook.documents import FileReport, FileReports, FolderSurvey, Imported
+from playbook.drafts import (
+    CheckSkeleton,
+    Draft,
+    DraftFile,
+    DraftSql,
+    ModelChange,
+    ModelChanges,
+    Placed,
+    Tried,
+    TriedRevision,
+    Unseen,
+)
 from playbook.records import (
     Applied,
     BackupManifest,
@@ -61,19 +84,44 @@ from playbook.records import (
     WayBack,
     WaysBack,
 )
+from playbook.rehearsals import (
+    CopyMade,
+    HeldLock,
+    Passage,
+    Rehearsed,
+    RoundTrip,
+    Trouble,
+)
+from playbook.repairs import (
+    Diagnosis,
+    Mended,
+    Remedies,
+    Remedy,
+    RevisionMatch,
+    SchemaMatches,
+    VersionTable,
+)
+from playbook.schema_objects import SchemaDifference
 
 EVIL = '<script>alert("x")</script>&Größe文書\x1b[31m\n\u202e'
 SHA = "0123456789abcdef" * 4
 START = datetime(2026, 11, 23, 8, 0, 0, tzinfo=UTC)
 RUN = Path("/home/secret-user/project/runs/20261123T080000Z-upgrade-sandbox")
+RECORDS = (records, rehearsals, drafts, documents, repairs)
 PARTS = {
+    "DraftFile", "ModelChange", "TriedRevision", "Unseen",
+    "Allowed", "HeldLock", "Measured", "Passage", "Rehearsal", "Rehearsed", "Trouble",
     "Blocker", "Changes", "ColumnFact", "ColumnSequence", "ColumnSnapshot", "ConstraintFact",
-    "DataCheckResult", "Difference", "DumpProgress", "Finding", "ForeignKey", "Hazard",
-    "InvalidIndex", "Known", "LateRows", "LogEntry", "LossItem", "Orphans", "PlanStep", "Receipt",
-    "Revision", "SalvagedFile", "SequenceBehind", "ServerInfo", "Severity", "StepResult",
-    "TableSize", "TableSnapshot", "TableStorage", "UnvalidatedConstraint", "WayBack",
+    "DataCheckResult", "Difference", "DumpProgress", "FileReport", "Finding", "ForeignKey",
+    "Hazard", "InvalidIndex", "Known", "LateRows", "LogEntry", "LossItem", "Orphans", "PlanStep",
+    "Receipt", "Revision", "SalvagedFile", "SequenceBehind", "ServerInfo", "Severity",
+    "StepResult", "TableSize", "TableSnapshot", "TableStorage", "UnvalidatedConstraint",
+    "WayBack",
+    "BrokenIndex", "Remedy", "RevisionMatch",
 }  # fmt: skip
 """Records that are shown only within others, or by nobody."""
+SHOWN_AS_THEY_ARE = {"CheckSkeleton", "Draft", "DraftSql", "Plan"}
+"""Records whose SQL or source is shown as it runs."""
 
 
 def revision(name: str, *down: str, message: str = "", head: bool = False) -> Revision:
@@ -150,7 +198,47 @@ BACKUP = BackupManifest(
     verified="archive",
     directory=Path("/home/secret-user/p/backups/20261123T075900Z-sandbox"),
 )
+PASSAGE = Passage(
+    "upgrade", 0.31, 2, 7,
+    (HeldLock("rag.chunks", "AccessExclusiveLock", 0.25), HeldLock("rag.docs", "ShareLock", 0.1)),
+    ("rag.chunks",), (("rag.chunks", 12_345),), 4_500_000, 1_200_000, False,
+)  # fmt: skip
+
 SAMPLES: dict[str, Any] = {
+    "VersionTable": VersionTable(
+        "public.alembic_version", True, (("version_num", "character varying(32)", True),),
+        "alembic_version_pkc", (None, "0003_chunks"), (("old.alembic_version", ("0001_users",)),),
+    ),
+    "SchemaMatches": SchemaMatches(
+        "the sandbox",
+        (
+            RevisionMatch((), (SchemaDifference("table", "public.users", "", "TABLE"),) * 3),
+            RevisionMatch(
+                ("0001_users",),
+                (SchemaDifference("column", "public.users.id", "integer", "bigint NOT NULL"),
+                 SchemaDifference("index", "public.ix_users", "CREATE INDEX ...", "")),
+                (SchemaDifference("privilege", "public.users to app", "", "SELECT"),),
+            ),
+        ),
+        ("other.things",), ("0002_tags cannot be built on an empty database: it reads rows.",),
+    ),
+    "Diagnosis": Diagnosis((
+        Finding("unknown-revision", Severity.STOP, "lost", "No file has it.", "Stamp it.", "Why."),
+        Finding("several-heads", Severity.WARN, "0004_a, 0004_b", "Two heads.", "Merge them."),
+    )),
+    "Remedies": Remedies(
+        (
+            Remedy("stamp", "Writes down 0001_users.", ("DELETE FROM v;", "INSERT INTO v;"),
+                   ("DELETE FROM v;",), revisions=("0001_users",)),
+            Remedy("reindex", "Builds ix_users again.", ("REINDEX INDEX CONCURRENTLY ix_users;",),
+                   in_transaction=False),
+            Remedy("merge", "Writes 0005.", file=Path("/p/versions/0005.py"), text="revision = 5"),
+        ),
+        "stamp",
+    ),
+    "Mended": Mended(
+        "stamp", "Writes down 0001_users.", ("DELETE FROM v;",), ("INSERT INTO v;",), 0.31,
+    ),
     "Banner": Banner(
         runbook="upgrade", target="sandbox", label="sandbox database 'sandbox'", kind="sandbox",
         protected=False, writes="tables, by Alembic; a backup first", server_version="18.4",
@@ -239,10 +327,53 @@ SAMPLES: dict[str, Any] = {
         "app_restored_20261125T160000Z", "app", "20261125T150000Z-a1", ("public.a",), 4, 12.5,
         ("All other tables are empty, and foreign keys were left out.",),
     ),
+    "CopyMade": CopyMade(
+        "playbook_rehearse_0badcafe", "dump", "the sandbox", "app", 12.5, 19_500_000,
+        ("Owners and privileges were not copied: all belongs to this role.",),
+    ),
+    "RoundTrip": RoundTrip(
+        SHA, "head", ("0003_chunks",), ("0004_index", "0005_merge"), ("0004_index",),
+        (Rehearsed("0004_index", "Index chunks.", SHA, PASSAGE, replace(PASSAGE, grown_bytes=-8)),
+         Rehearsed("0005_merge", "Merge.", SHA)),
+        (Trouble("failed", Severity.STOP, "0005_merge", "upgrade", "rag.chunks", "It failed."),),
+    ),
     "Sessions": Sessions(
         "app", (Blocker(4711, "shop", "web", "idle in transaction", "", 63.0),
                 Blocker(4712, "shop", "", "active", "", 0.0)),
     ),
+    "FolderSurvey": FolderSurvey(
+        "manuals", (("application/pdf", 3, 1_200_000), ("text/plain", 1, 512)),
+        (("is of a kind that is not imported", 2),),
+    ),
+    "FileReports": FileReports(
+        (("duplicate", 1), ("skipped", 41)),
+        (FileReport("a/copy.txt", "duplicate", "has the same text as a.txt"),
+         FileReport("broken.pdf", "skipped", "is a damaged PDF")),
+        RUN / "files.csv",
+    ),
+    "Imported": Imported("manuals", 1_204, 20_300, 2, 5, 17, 3, 4_500_000, 12.5, "20261123T-x"),
+    "ModelChanges": ModelChanges(
+        (ModelChange("adds column users.zone, text, not null"),
+         ModelChange("drops column users.nick, and what it holds", destroys=True)),
+        (Unseen("rename", "users.nick -> zone", "Likely renamed.", "op.alter_column(1)\nop.x()"),),
+        "revisions", ("CHECKs were not compared.",),
+    ),
+    "Draft": Draft(
+        (DraftFile("0006_zone", RUN / "draft" / "0006_zone.py", "import sqlalchemy as sa\n"),),
+        Path("/home/secret-user/project/migrations/versions"), "Add users.zone", ("0005_merge",),
+        ("add column users.nick",),
+    ),
+    "DraftSql": DraftSql((("0006_zone", "ALTER TABLE users ADD zone text;"),), "offline"),
+    "Tried": Tried(
+        "", "dump, in the sandbox", 4,
+        (TriedRevision("0006_zone", (0.31, 0.02, -1.0), 12_345, ("public.users",)),),
+        (Finding("failed", Severity.STOP, "0006_zone: users", "It lost rows.", "Mend it."),),
+        ("0006_zone (downgrade): It lost rows.",), "Not compared whole: public.a.",
+    ),
+    "CheckSkeleton": CheckSkeleton(
+        "0006_zone", "-- name: users_have_zone\nSELECT 1;\n", ("users_have_zone",)
+    ),
+    "Placed": Placed((), "Nothing was put into the project."),
     "Note": Note("There is nothing to compare yet."),
     "Outcome": Outcome(
         outcome="succeeded", runbook="upgrade", summary="The database is at 0005_merge.",
@@ -253,6 +384,10 @@ SAMPLES: dict[str, Any] = {
 }  # fmt: skip
 
 EMPTY: dict[str, tuple[Any, str]] = {
+    "ModelChanges": (ModelChanges((), (), "target"), "finds no difference"),
+    "Tried": (Tried("It is too large."), "was not tried on a copy"),
+    "CheckSkeleton": (CheckSkeleton("a", ""), "No data check follows"),
+    "Placed": (Placed((Path("/p/versions/0006_zone.py"),)), "versions/0006_zone.py"),
     "Checks": (Checks(()), "No checks"),
     "RevisionGraph": (graph(), "no revisions"),
     "Plan": (replace(SAMPLES["Plan"], steps=()), "Nothing to run"),
@@ -263,10 +398,15 @@ EMPTY: dict[str, tuple[Any, str]] = {
     "Comparison": (Comparison("then", "now", ()), "no tables to compare"),
     "Drift": (Drift(()), "agree"),
     "Integrity": (Integrity((), ()), "every index is valid"),
+    "FolderSurvey": (FolderSurvey("empty", ()), "holds no files"),
+    "FileReports": (FileReports((), ()), "Every file was imported"),
     "Loss": (Loss(()), "Nothing will be destroyed"),
     "Salvage": (Salvage(Path("s"), ()), "Nothing had to be salvaged"),
     "Sessions": (Sessions("app", ()), "Nobody else is connected"),
+    "Remedies": (Remedies(()), "no remedy to apply"),
+    "SchemaMatches": (SchemaMatches(""), "Nothing was compared"),
     "Snapshot": (Snapshot("db", "", (), ()), "no tables"),
+    "RoundTrip": (RoundTrip("", "head", (), (), (), (), ()), "nothing was rehearsed"),
 }  # fmt: skip
 
 
@@ -280,7 +420,9 @@ def spoil(value: Any) -> Any:
         return value
     if isinstance(value, str):
         return EVIL
-    kept = {"outcome", "transactional", "rewrite"}  # SQL is shown as it runs, as a plan's is
+    # SQL is shown as it runs, as a plan's is, and a file as it is written.
+    kept = {"outcome", "transactional", "rewrite", "statements", "undo"}
+    kept |= {"text"} if isinstance(value, Remedy) else set()
     fields = {n: spoil(getattr(value, n)) for n in value.__dataclass_fields__ if n not in kept}
     return replace(value, **fields)
 
@@ -299,12 +441,17 @@ def shell() -> InteractiveShell:
     return InteractiveShell.instance()
 
 
+def _shown() -> set[str]:
+    modules = {module.__name__ for module in RECORDS}
+    return {one.__name__ for one in present._VIEWS if one.__module__ in modules}
+
+
 def test_every_record_is_shown_by_itself_or_known_as_a_part_of_another() -> None:
-    assert set(records.__all__) == {one.__name__ for one in present._VIEWS} | PARTS
+    assert {name for module in RECORDS for name in module.__all__} == _shown() | PARTS
 
 
 def test_every_record_that_is_shown_has_a_sample_here() -> None:
-    assert {one.__name__ for one in present._VIEWS} == set(SAMPLES)
+    assert _shown() == set(SAMPLES)
 
 
 @pytest.mark.parametrize("name", SAMPLES)
@@ -332,7 +479,7 @@ def test_hostile_texts_are_escaped_and_stay_on_their_line(name: str) -> None:
     html, plain = present.to_html(record), present.plain(record)
 
     assert "<script" not in html
-    if name != "Plan":  # its SQL is shown as it runs
+    if name not in SHOWN_AS_THEY_ARE:
         assert "alert" in html
         assert "\x1b" not in html + plain
         assert "\u202e" not in html + plain
