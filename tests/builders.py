@@ -242,23 +242,3 @@ CONCURRENT_INDEX = Script(
     """,
     execute("DROP INDEX a_x", "ALTER TABLE a DROP COLUMN x, DROP COLUMN y"),
 )
-ASYNC_ENV = """
-import asyncio
-from alembic import context
-from sqlalchemy import pool
-from sqlalchemy.ext.asyncio import create_async_engine
-
-def run(connection):
-    context.configure(connection=connection)
-    with context.begin_transaction():
-        context.run_migrations()
-
-async def main():
-    url = context.config.get_main_option("sqlalchemy.url").replace("psycopg2", "asyncpg")
-    engine = create_async_engine(url, poolclass=pool.NullPool)
-    async with engine.connect() as connection:
-        await connection.run_sync(run)
-    await engine.dispose()
-
-asyncio.run(main())
-"""

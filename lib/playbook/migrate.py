@@ -33,6 +33,8 @@ from playbook.errors import (
 from playbook.records import LateRows, PlanStep, Revision, RevisionGraph, ServerInfo, StepResult
 from playbook.rehearsals import HeldLock, Measured
 from playbook.revision_files import RevisionFile
+from playbook.revisions import after, split_target
+from playbook.settings import Invocation
 from playbook.targets import Target, redact
 
 __all__ = ["CONCURRENTLY_TIMEOUT", "Alembic", "EventHandler"]
@@ -47,6 +49,10 @@ SESSION = {
 }
 """Settings of every session of the child; the server notices within 1 s if the child died."""
 STOP_WAIT_S = 5.0
+READ_ONLY = "25006"
+"""PostgreSQL's read_only_sql_transaction."""
+DRIVERS = ("psycopg2", "psycopg", "pg8000")
+ASYNC_DRIVERS = ("asyncpg", "psycopg")
 LOOK = "`repair` names the file, and says what to do."
 NO_SUCH_COLUMN = ("42703", "42883")
 """SQLSTATEs of a version table that has another column, or one of another type."""
@@ -122,7 +128,7 @@ class Alembic:
                 text=True,
                 encoding="utf-8",
                 cwd=target.project,
-                env=os.environ | target.libpq_environment() | dict(target.environment),
+                env=os.environ | _variables(target) | dict(target.environment),
                 start_new_session=True,
             )
         except OSError as error:
@@ -143,6 +149,12 @@ class Alembic:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    @property
+    def _directory(self) -> Path:
+        """Where the project's users run Alembic."""
+        how = self._target.invocation or Invocation(self._target.alembic_ini)
+        return how.directory or how.config.parent
 
     @property
     def pid(self) -> int:
@@ -170,12 +182,35 @@ class Alembic:
         }
         self._versions = self._ask(
             "open",
-            alembic_ini=str(self._target.alembic_ini),
-            url=target.sqlalchemy_url(),
+            **self._invocation(),
             expected=expected,
             session={**SESSION, **session},
             drafts=self._target.drafts,
         )
+
+    def _invocation(self) -> dict[str, Any]:
+        """Return how the project's Alembic is run on the target, with its URL where it belongs."""
+        target = self._target
+        how = target.invocation or Invocation(target.alembic_ini)
+        run: dict[str, Any] = {
+            "config": str(how.config),
+            "directory": str(how.directory or ""),
+            "name": how.name,
+            "arguments": how.arguments,
+        }
+        seen = self._ask("look", **run)
+        driver = how.driver or seen["driver"] or _suitable(seen)
+        own = target.driver or how.driver or driver  # of the variable that the application reads
+        return run | {
+            "arguments": [target.fill(text, driver=driver) for text in how.arguments],
+            "url": target.sqlalchemy_url(driver),
+            "options": [(s, k, target.fill(t, driver=driver)) for s, k, t in how.options],
+            "environment": {
+                name: target.fill(text, driver=own, secret=True) for name, text in how.environment
+            },
+            "gives_connection": how.gives_connection,
+            "setup": str(how.setup or ""),
+        }
 
     def graph(self, *, current: bool = True) -> RevisionGraph:
         """Return the revisions and, if asked, where the database stands (as env.py sees it)."""
@@ -242,11 +277,27 @@ class Alembic:
 
         Args:
             direction: ``upgrade`` or ``downgrade``.
-            target: in any of Alembic's forms.
+            target: in any of Alembic's forms, or several with commas between them.
 
         Raises:
             SettingsError: Alembic cannot resolve the target.
         """
+        return tuple(step for _, _, leg in self._legs(direction, target, current) for step in leg)
+
+    def _legs(
+        self, direction: str, target: str, current: Sequence[str]
+    ) -> list[tuple[str, tuple[str, ...], tuple[PlanStep, ...]]]:
+        """Return, for each target that a text names, where its steps begin, and the steps."""
+        legs, at = [], tuple(current)
+        targets = split_target(target)
+        for one in targets:
+            steps = self._steps(direction, one, at)
+            legs.append((one, at, steps))
+            if len(targets) > 1:
+                at = after(self.graph(current=False), at, [s.revision for s in steps], direction)
+        return legs
+
+    def _steps(self, direction: str, target: str, current: Sequence[str]) -> tuple[PlanStep, ...]:
         steps = self._ask("plan", direction=direction, target=target, current=list(current))
         return tuple(
             PlanStep(
@@ -275,9 +326,12 @@ class Alembic:
         Raises:
             MigrationFailed: a revision reads the database, which offline mode cannot give it.
         """
-        pieces: list[str] = self._ask(
-            "sql", direction=direction, target=target, current=list(current)
-        )
+        several = len(split_target(target)) > 1
+        legs = self._legs(direction, target, current) if several else [(target, current, (None,))]
+        pieces: list[str] = []
+        for one, at, steps in legs:
+            if steps:
+                pieces += self._ask("sql", direction=direction, target=one, current=list(at))
         return pieces
 
     def run(
@@ -526,7 +580,7 @@ class Alembic:
             return SettingsError(
                 "The process that runs Alembic ended while it read the project (exit code "
                 f"{code}): {_sentence(last[0])}",
-                remedy=f"See that `alembic current` works in {self._target.project}.",
+                remedy=f"See that `alembic current` works in {self._directory}.",
             )
         return AlembicDied(
             f"The process that ran Alembic ended by itself (exit code {code}): "
@@ -540,10 +594,11 @@ class Alembic:
         kind, text = event["kind"], redact(event["message"])
         if kind == "WrongDatabaseError":
             return WrongDatabase(
-                f"The project's env.py connected to the database {text!r}, which is not the "
+                f"The project's env.py connected to {text}, which is not the "
                 f"{self._target.label}: it does not take its URL from where the target's is.",
                 state="It was stopped before it could write.",
-                remedy="Let env.py use sqlalchemy.url, or set its own variable to the same URL.",
+                remedy="Say where it does: [playbook.environment] VARIABLE = {url}, or "
+                f"[playbook.options] option = {{url}}, in {self._target.alembic_ini.name}.",
             )
         if kind == "WrongRevisionError":
             return MigrationFailed(
@@ -557,16 +612,28 @@ class Alembic:
                 state="PostgreSQL rolled this revision back.",
                 remedy="Stop those writes, then run the notebook's cells from the top.",
             )
-        if command in {"open", "graph", "plan", "drift", "author"} and event["alembic"]:
+        if command in {"look", "open", "graph", "plan", "drift", "author"} and event["alembic"]:
             look = LOOK if command in {"open", "graph"} and event.get("project") else ""
+            if command == "open" and not look and "exist" in text:
+                look = (
+                    f"It was run in {self._directory}: where that is not the folder that it is run "
+                    f"from, write run_from = FOLDER in [playbook] of {self._target.alembic_ini}."
+                )
             return SettingsError(f"Alembic says: {_sentence(text)}", remedy=look)
-        if command in {"open", "graph"}:
+        if command in {"look", "open", "graph"}:
             return SettingsError(
                 f"The project's revision files cannot be loaded: {kind}: {_sentence(text)}",
-                remedy=f"See that `alembic history` works in {self._target.project}; {LOOK}",
+                remedy=f"See that `alembic history` works in {self._directory}; {LOOK}",
+            )
+        if command == "current" and event["sqlstate"] == READ_ONLY:
+            return SettingsError(
+                f"The project's env.py writes before it runs a migration: {_sentence(text)}",
+                state="Nothing was changed.",
+                remedy="Let it write only where a migration is run, or make once by hand what it "
+                "makes.",
             )
         if command == "current" and not event["sqlstate"]:
-            remedy = f"See that `alembic current` works in {self._target.project}."
+            remedy = f"See that `alembic current` works in {self._directory}."
             if kind == "ModuleNotFoundError" and not self._target.python:
                 remedy += (
                     " If it needs an environment of its own, name it in alembic.ini: [playbook] "
@@ -597,6 +664,19 @@ class Alembic:
             kind=kind,
             about=event.get("object", ""),
         )
+
+
+def _variables(target: Target) -> dict[str, str]:
+    """Return the child's variables for what no URL of every driver can hold, as the password."""
+    of_place = {"PGHOST", "PGHOSTADDR", "PGPORT", "PGUSER", "PGDATABASE"}
+    return {k: v for k, v in target.libpq_variables().items() if k not in of_place}
+
+
+def _suitable(seen: Mapping[str, Any]) -> str:
+    """Return a driver that the project has, for an env.py that names none."""
+    drivers: list[str] = seen["drivers"]
+    wanted = ASYNC_DRIVERS if seen["is_async"] else DRIVERS
+    return next((driver for driver in wanted if driver in drivers), wanted[0])
 
 
 def _measured(record: Mapping[str, Any]) -> Measured:

@@ -71,6 +71,9 @@ def build_plan(
         MigrationFailed: the SQL cannot be had by the method asked for.
     """
     check_target(to, graph, direction=direction)
+    if to == "heads" and target.heads:
+        to = target.heads
+        check_target(to, graph, direction=direction)
     if graph.unknown:
         raise GuardRefused(
             f"The database is at {join(graph.unknown)}, which no revision file has.",

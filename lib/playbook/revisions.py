@@ -22,6 +22,7 @@ __all__ = [
     "join",
     "lanes",
     "pending",
+    "split_target",
     "states",
 ]
 
@@ -103,18 +104,30 @@ def lanes(graph: RevisionGraph) -> dict[str, int]:
     return columns
 
 
+def split_target(target: str) -> tuple[str, ...]:
+    """Return the targets that one text names: several stand with commas between them."""
+    return tuple(part.strip() for part in target.split(","))
+
+
 def check_target(target: str, graph: RevisionGraph, *, direction: str) -> None:
     """Refuse a target that cannot be meant, before Alembic is asked.
 
     Args:
         target: ``head``, ``heads``, ``base``, ``+N``, ``-N``, a revision id or a prefix of one,
-            ``branch@head``, or a revision followed by ``+N`` or ``-N``.
+            ``branch@head``, a revision followed by ``+N`` or ``-N``, or several of these with
+            commas between them, in the order in which they are to be reached.
         direction: ``upgrade`` or ``downgrade``.
 
     Raises:
         SettingsError: it has none of these forms, matches no revision or several, or points the
             other way.
     """
+    for one in split_target(target):
+        _check_one(one, graph, direction)
+
+
+def _check_one(target: str, graph: RevisionGraph, direction: str) -> None:
+    """Refuse one target; see `check_target`."""
     wrong_way = {
         "upgrade": target == "base" or target.startswith("-"),
         "downgrade": target in {"head", "heads"} or target.startswith("+"),

@@ -12,6 +12,8 @@ sees every statement, and reads the locks just before each commit.
 
 from __future__ import annotations
 
+import argparse
+import copy
 import functools
 import hashlib
 import importlib.util
@@ -20,12 +22,13 @@ import json
 import os
 import queue
 import re
+import runpy
 import sys
 import tempfile
 import threading
 import time
 import warnings
-from typing import TYPE_CHECKING, Any, Callable, NoReturn
+from typing import TYPE_CHECKING, Any, Callable, Dict, NoReturn
 
 import alembic
 import sqlalchemy
@@ -101,6 +104,11 @@ BEGINS_WITH = re.compile(_SPACE + r"WITH\b", re.IGNORECASE | re.DOTALL)
 WRITE = re.compile(_SPACE + _WRITE, re.IGNORECASE | re.DOTALL)
 WRITE_IN_WITH = re.compile(r"[()]" + _SPACE + _WRITE, re.IGNORECASE | re.DOTALL)
 """How statements that write rows begin, also within WITH, and the table that they name."""
+MAKES_PLACE = re.compile(r"\s*CREATE\s+(?:SCHEMA|EXTENSION)\s+IF\s+NOT\s+EXISTS\b", re.IGNORECASE)
+NOTHING = "SELECT WHERE false"
+PLACEHOLDER = re.compile(r"%%|%\((\w+)\)s|%s|\$(\d+)")
+DRIVERS = ("psycopg2", "psycopg", "asyncpg", "pg8000")
+OWN_DRIVER = re.compile(r"postgres(?:ql)?\+(\w+)://")
 REVISION_FILE = re.compile(r"(?!\.#|__init__).*\.py$")
 """The names of the files that Alembic loads."""
 LOCK_MODES = (
@@ -236,10 +244,15 @@ class Observer:
         self.before_concurrently: dict[str, str] = {}
         self.meter: Meter | None = None
 
+    @property
+    def read_only(self) -> bool:
+        """Whether this request only reads."""
+        return self.session.get("default_transaction_read_only") == "on"
+
     def listen(self) -> None:
         """Hook every pool and engine of this process, whoever creates them."""
         event.listen(Pool, "checkout", self.on_checkout)
-        event.listen(Engine, "before_cursor_execute", self.on_statement)
+        event.listen(Engine, "before_cursor_execute", self.on_statement, retval=True)
         event.listen(Engine, "after_cursor_execute", self.on_statement_done)
         event.listen(Engine, "commit", self.on_commit)
         event.listen(Pool, "checkin", self.on_checkin)
@@ -258,13 +271,16 @@ class Observer:
 
     def on_checkout(self, dbapi_connection: Any, record: Any, proxy: Any) -> None:
         """Check where the session is, then set it up; nothing was written before."""
+        kind = type(dbapi_connection).__module__
+        if not any(word in kind for word in ("postgresql", *DRIVERS)):
+            raise WrongDatabaseError("a database of another kind (%s)" % kind.split(".")[0])
         identifier, oid, name, pid = query(dbapi_connection, IDENTITY)[0]
         if self.expected and (
             identifier != self.expected["system_identifier"]
             or int(oid) != self.expected["database_oid"]
         ):
             dbapi_connection.rollback()
-            raise WrongDatabaseError(name)
+            raise WrongDatabaseError("the database %r" % name)
         for setting, value in self.session.items():
             set_setting(dbapi_connection, setting, value)
         self.tables = {
@@ -281,8 +297,13 @@ class Observer:
         parameters: Any,
         context: Any,
         executemany: bool,
-    ) -> None:
-        """Report a statement before it runs; give CONCURRENTLY its own lock_timeout."""
+    ) -> tuple[str, Any]:
+        """Report a statement before it runs; give CONCURRENTLY its own lock_timeout.
+
+        Where nothing may be written, what env.py makes before its migrations is left out.
+        """
+        if self.read_only and MAKES_PLACE.match(statement):
+            return NOTHING, ()
         self.statements += 1
         self.last_statement = statement
         raw = connection.connection
@@ -311,6 +332,7 @@ class Observer:
                 "outside": self.outside_transaction,
             }
         )
+        return statement, parameters
 
     def tell_outside(self) -> None:
         """Report that what a revision has done so far stays, even if this process is killed."""
@@ -329,11 +351,9 @@ class Observer:
     ) -> None:
         """See whether a statement ended the transaction; mend what it did to lock_timeout."""
         raw = connection.connection
-        driver = getattr(raw, "dbapi_connection", raw)  # the pool's own `info` is another
         if self.meter:
             self.measure(raw, cursor, statement)
-        status = getattr(getattr(driver, "info", None), "transaction_status", None)
-        if self.recording and status == IDLE and not self.autocommit:
+        if self.recording and not self.autocommit and has_ended(raw):
             self.outside_transaction = True
             self.tell_outside()
             if self.meter:
@@ -480,20 +500,154 @@ def limit_setting(dbapi_connection: Any, setting: str, longest: str) -> None:
     )
 
 
+def has_ended(raw: Any) -> bool:
+    """Say whether no transaction is open any more, by what each driver tells of itself."""
+    driver = getattr(raw, "dbapi_connection", raw)  # the pool's own `info` is another
+    own = getattr(driver, "_connection", driver)  # within SQLAlchemy's adapter, of an async one
+    if hasattr(own, "is_in_transaction"):
+        return not own.is_in_transaction()
+    return getattr(getattr(own, "info", None), "transaction_status", None) == IDLE
+
+
 def with_values(
     cursor: Any, statement: str, parameters: Any, context: Any, executemany: bool
 ) -> str:
     """Return a statement with its values in place, as the driver sends it, once for each row."""
-    if not hasattr(cursor, "mogrify"):
-        return statement
     options = getattr(context, "execution_options", None) or {}
     if not parameters and options.get("no_parameters"):
         return statement
     # Even without values the driver makes "%" of "%%".
     # SQLAlchemy 2 sends many rows by one INSERT (insertmanyvalues): executemany, and one mapping.
-    rows = parameters if executemany and isinstance(parameters, list) else [parameters]
-    texts = [cursor.mogrify(statement, row) for row in rows]
+    rows = parameters if executemany and isinstance(parameters, (list, tuple)) else [parameters]
+    mogrify = getattr(cursor, "mogrify", fill_in)
+    texts = [mogrify(statement, row) for row in rows]
     return ";\n".join(t.decode() if isinstance(t, bytes) else t for t in texts)
+
+
+def fill_in(statement: str, values: Any) -> str:
+    """Return a statement with its values in place, for a driver that sends them apart from it."""
+    if not values and "$" in statement:  # not one of a driver that counts them
+        return statement
+    places = iter(values if isinstance(values, (list, tuple)) else ())
+
+    def value(found: Any) -> str:
+        if found.group(0) == "%%":
+            return "%"
+        if found.group(1):
+            return literal(values[found.group(1)])
+        return literal(values[int(found.group(2)) - 1] if found.group(2) else next(places))
+
+    return PLACEHOLDER.sub(value, statement)
+
+
+def literal(value: Any) -> str:
+    """Return a value as SQL has it."""
+    if value is None:
+        return "NULL"
+    if isinstance(value, (bool, int, float)):
+        return str(value)
+    if isinstance(value, (bytes, bytearray)):
+        return "'\\x%s'::bytea" % bytes(value).hex()
+    if isinstance(value, (list, tuple)):
+        return "ARRAY[%s]" % ", ".join(literal(item) for item in value)
+    return "'%s'" % str(value).replace("'", "''")
+
+
+class Attributes(Dict[str, Any]):
+    """What env.py finds in ``config.attributes``: a connection, made when it is asked for one."""
+
+    url = ""
+
+    def __missing__(self, key: str) -> Any:
+        if key != "connection":
+            raise KeyError(key)
+        engine = sqlalchemy.create_engine(self.url, poolclass=sqlalchemy.pool.NullPool)
+        self[key] = engine.connect()
+        return self[key]
+
+    def give(self) -> None:
+        """Have the connection ready, for an env.py that asks whether it is there."""
+        self["connection"]
+
+    def take_back(self) -> None:
+        """Close the connection, if there is one."""
+        if "connection" in self:
+            self.pop("connection").close()
+
+
+def load_config(request: Mapping[str, Any], **options: Any) -> Config:
+    """Return the project's configuration as its own `alembic` would have it; goes to its folder."""
+    given = os.path.abspath(request["config"])
+    toml = given.endswith(".toml")
+    here = os.path.dirname(given)
+    flask = is_flask_s(read_text(os.path.join(here, "env.py")))  # whose ini is a folder below
+    os.chdir(request["directory"] or (os.path.dirname(here) if flask else here))
+    beside = os.path.abspath("alembic.ini" if toml else "pyproject.toml")
+    ini, pyproject = (beside, given) if toml else (given, beside)
+    if hasattr(Config, "toml_alembic_config"):
+        options["toml_file"] = pyproject
+    elif toml:
+        raise util.CommandError("Alembic %s cannot read pyproject.toml" % alembic.__version__)
+    if request["arguments"]:
+        options["cmd_opts"] = argparse.Namespace(x=list(request["arguments"]))
+    file = ini if os.path.exists(ini) else None
+    config = Config(file, ini_section=request["name"], **options)
+    if not main_option(config, "script_location") and os.path.exists(os.path.join(here, "env.py")):
+        config.set_main_option("script_location", here.replace("%", "%%"))
+    return config
+
+
+def main_option(config: Config, option: str) -> str:
+    """Return an option of the ini file, or of pyproject.toml where this Alembic reads it."""
+    get: Any = getattr(config, "get_alembic_option", config.get_main_option)
+    return str(get(option) or "")
+
+
+def env_text(config: Config) -> str:
+    """Return the text of env.py, without importing the package that it may be in."""
+    place = main_option(config, "script_location")
+    package, colon, path = place.partition(":")
+    if colon and not os.path.isabs(place):
+        top, _, below = package.partition(".")
+        found = importlib.util.find_spec(top)
+        root = (found and found.submodule_search_locations or [""])[0]
+        place = os.path.join(root, *below.split("."), *path.split(":"))
+    return read_text(os.path.join(place, "env.py"))
+
+
+def read_text(path: str) -> str:
+    """Return a file's text; "" where there is none."""
+    if not os.path.exists(path):
+        return ""
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return file.read()
+
+
+def is_flask_s(text: str) -> bool:
+    """Say whether an env.py is Flask-Migrate's, which needs the application."""
+    return "flask" in text and "current_app" in text
+
+
+def enter_flask() -> None:
+    """Load the Flask application as `flask db` does, and make it the current one."""
+    cli: Any = importlib.import_module("flask.cli")  # of the project's own
+    cli.load_dotenv()
+    cli.ScriptInfo(os.environ.get("FLASK_APP")).load_app().app_context().push()
+
+
+def look(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what decides the driver of env.py's URL; runs nothing of the project's."""
+    config = load_config(request)
+    try:
+        url = config.get_main_option("sqlalchemy.url", "")
+    except Exception:  # it may refer to what only `alembic -x` or a program gives
+        url = ""
+    own = OWN_DRIVER.match(url)
+    return {
+        "driver": own.group(1) if own else "",
+        "is_async": "async_engine" in env_text(config),
+        "drivers": [name for name in DRIVERS if importlib.util.find_spec(name)],
+    }
 
 
 class Runner:
@@ -504,15 +658,30 @@ class Runner:
         self.observer = Observer(emit, request.get("expected"), request.get("session", {}))
         self.observer.listen()
         self.buffer = io.StringIO()
-        self.config = Config(request["alembic_ini"], output_buffer=self.buffer)
-        if request.get("url"):
-            self.config.set_main_option("sqlalchemy.url", request["url"].replace("%", "%%"))
-        os.chdir(os.path.dirname(os.path.abspath(request["alembic_ini"])))
+        os.environ.update(request["environment"])
+        self.config = load_config(request, output_buffer=self.buffer)
+        self.config.set_main_option("sqlalchemy.url", request["url"].replace("%", "%%"))
+        for section, option, text in request["options"]:
+            self.config.set_section_option(
+                section or request["name"], option, text.replace("%", "%%")
+            )
+        self.attributes = Attributes(self.config.attributes)
+        self.attributes.url = request["url"]
+        self.has_learned = False
+        self.memo: dict[Any, Any] = {}
+        self.memo_of = ""
+        self.gives_connection = request["gives_connection"]
+        self.config.attributes = self.attributes
+        if is_flask_s(env_text(self.config)):
+            enter_flask()
+        if request["setup"]:
+            self.names = runpy.run_path(request["setup"])
         self.script = ScriptDirectory.from_config(self.config)
         self.revision_context: Any = None
-        if request.get("drafts"):
+        self.drafts: str = request.get("drafts") or ""
+        if self.drafts:
             sys.dont_write_bytecode = True  # a folder of drafts holds drafts only
-            self.add_versions(request["drafts"])
+            self.add_versions(self.drafts)
         self.hashes: dict[str, str] = {}
 
     def load(self) -> None:
@@ -521,7 +690,9 @@ class Runner:
         What runs later is this, whatever the files hold by then. Where they cannot be loaded,
         `current` and `files` still answer.
         """
+        self.has_learned = True  # where this fails, nothing else is tried
         self.hashes = load_hashes(self.script)
+        self.has_learned = False
 
     def run_env(
         self,
@@ -535,8 +706,13 @@ class Runner:
             seen.append(True)
             return function(tuple(heads), context)
 
-        with EnvironmentContext(self.config, self.script, fn=call, **options):
-            self.script.run_env()
+        if self.gives_connection and not options.get("as_sql"):
+            self.attributes.give()
+        try:
+            with EnvironmentContext(self.config, self.script, fn=call, **options):
+                self.script.run_env()
+        finally:
+            self.attributes.take_back()
         if not seen:
             raise util.CommandError("env.py returned without running any migration context")
 
@@ -561,6 +737,19 @@ class Runner:
             "heads": list(self.script.get_heads()),
             "directory": self.script.dir,
         }
+
+    def learn_folders(self) -> None:
+        """Let env.py run once before the files are read, if it may say where they are."""
+        asks = main_option(self.config, "revision_environment").lower() == "true"
+        if self.has_learned or (self.hashes and not asks):
+            return
+        self.has_learned = True
+        self.script = ScriptDirectory.from_config(self.config)
+        if self.drafts:
+            self.add_versions(self.drafts)
+        self.observer.reset({"default_transaction_read_only": "on"})
+        self.run_env(lambda heads, context: [], dont_mutate=True)
+        self.hashes = load_hashes(self.script)
 
     def files(self, request: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Return each revision file by itself, loaded, and why it cannot be."""
@@ -695,11 +884,13 @@ class Runner:
                 return own(**options)
 
             step.migration_fn = save_then_run
+            self.remember(context, request)
             self.observer.recording = True
             started = time.monotonic()
             yield step
             result["duration_s"] = time.monotonic() - started
             self.observer.recording = False
+            result["memo"] = context.impl.memo
 
         self.observer.reset(
             dict(request["session"], default_transaction_read_only="off"),
@@ -709,8 +900,18 @@ class Runner:
         started = time.monotonic()
         self.run_env(one_step)
         result["duration_s"] = time.monotonic() - started
+        self.memo, self.memo_of = result.pop("memo"), request["direction"]
         meter = self.observer.meter
         return dict(result, **self.observer.summary(), measured=meter and meter.summary())
+
+    def remember(self, context: MigrationContext, request: Mapping[str, Any]) -> None:
+        """Give a step what the steps before it have left, as if all were one run of Alembic.
+
+        SQLAlchemy keeps there which types it has made: of two tables with one enum, in two
+        revisions, only the first makes it. Each step has a copy, as it may be tried again.
+        """
+        if request["direction"] == self.memo_of and request["expected_current"]:
+            context.impl.memo = copy.deepcopy(self.memo)
 
     def save_late_rows(
         self, context: MigrationContext, tables: Iterable[Mapping[str, str]]
@@ -928,7 +1129,7 @@ def flatten(differences: Iterable[Any]) -> list[str]:
         if isinstance(item, list):
             lines.extend(flatten(item))
         else:
-            parts = [name(part) for part in item[1:] if part is not None]
+            parts = [name(p) for p in item[1:] if p is not None and not isinstance(p, dict)]
             lines.append(" ".join([item[0].replace("_", " "), *parts]))
     return lines
 
@@ -939,6 +1140,9 @@ def name(part: Any) -> str:
     own: Any = getattr(part, "name", None)
     if own and getattr(table, "name", None):
         return "%s.%s" % (table.name, own)
+    if isinstance(part, sqlalchemy.Constraint) and table is not None:  # without a name
+        columns = [str(column.name) for column in getattr(part, "columns", ())]
+        return "%s (%s)" % (table.name, ", ".join(columns))
     return str(own if own else part)
 
 
@@ -1001,8 +1205,12 @@ def serve(requests: queue.Queue[Any], send: Emit) -> NoReturn:
                 runner = Runner(emit, request)
                 runner.load()
                 result = {"alembic": alembic.__version__, "sqlalchemy": sqlalchemy.__version__}
+            elif request["command"] == "look":
+                result = look(request)
             else:
-                result = getattr(runner, request["command"])(request)
+                project: Any = runner
+                project.learn_folders()
+                result = getattr(project, request["command"])(request)
         except (Exception, SystemExit) as error:  # reported, whatever a project's env.py raises
             record = error_event(error, runner.observer if runner else None)
             emit(dict(record, project=runner is not None))

@@ -7,7 +7,6 @@ environment (`Target.libpq_environment`).
 
 from __future__ import annotations
 
-import configparser
 import os
 import re
 from collections.abc import Mapping
@@ -20,6 +19,15 @@ import psycopg2
 from psycopg2.extensions import parse_dsn
 
 from playbook.errors import SettingsError
+from playbook.settings import (
+    SECTION,
+    Invocation,
+    find_python,
+    read_bool,
+    read_invocation,
+    read_options,
+    read_settings,
+)
 
 __all__ = [
     "PROJECT_INI",
@@ -37,9 +45,7 @@ __all__ = [
 PROJECT_INI = Path(__file__).resolve().parents[2] / "alembic.ini"
 """The alembic.ini beside this checkout's ``lib/``; what ``alembic_ini=""`` means."""
 
-SECTION = "playbook"
 SANDBOX = "sandbox"
-KNOWN_OPTIONS = frozenset({"url", "protected", "lock_timeout", "python", "seed"})
 
 VARIABLES = {
     "host": "PGHOST",
@@ -99,6 +105,7 @@ class Target:
     kind: str
     """``sandbox``, ``service`` or ``url``."""
     alembic_ini: Path
+    """The file that the parameter names: the project's own, or the playbook's that names it."""
     conninfo: Mapping[str, str] = field(repr=False)
     protected: bool = False
     lock_timeout: str = "2s"
@@ -106,6 +113,12 @@ class Target:
     """The interpreter that runs the project's migrations; "" is the playbook's own."""
     seed: str = ""
     """The module (run by ``python -m``) that fills a new sandbox database; "" leaves it empty."""
+    invocation: Invocation | None = None
+    """How the project's Alembic is run; None for its alembic.ini as it stands."""
+    driver: str = ""
+    """SQLAlchemy's driver in that variable."""
+    heads: str = ""
+    """What ``target=heads`` means, in the project's own order; "" leaves the order to Alembic."""
     drafts: str = ""
     """A folder of revision files that are not in the project yet; Alembic takes them as its own."""
     variable: str = ""
@@ -137,20 +150,60 @@ class Target:
         """Return the same target with some of libpq's keywords replaced."""
         return replace(self, conninfo=MappingProxyType({**self.conninfo, **keywords}))
 
-    def sqlalchemy_url(self, driver: str = "psycopg2") -> str:
-        """Return a SQLAlchemy URL without the password (see `libpq_environment`)."""
+    def sqlalchemy_url(self, driver: str = "psycopg2", *, secret: bool = False) -> str:
+        """Return a SQLAlchemy URL without the password (see `libpq_environment`).
+
+        Args:
+            driver: SQLAlchemy's name of it; "" leaves it to the URL's reader.
+            secret: put the password in after all: for a child's environment alone.
+        """
         rest = {k: v for k, v in self.conninfo.items() if k not in _SECRET_KEYS}
+        if driver and not driver.startswith("psycopg"):  # no libpq: see `libpq_variables`
+            rest = {k: v for k, v in rest.items() if k in {"user", "host", "port", "dbname"}}
         user, host = rest.pop("user", ""), rest.pop("host", "")
         port, dbname = rest.pop("port", ""), rest.pop("dbname", "")
         if port and "," in host and "," not in port:  # libpq lets many hosts share one port
             port = ",".join([port] * len(host.split(",")))
-        authority = f"{quote(user, safe='')}@" if user else ""
+        password = self.conninfo.get("password", "") if secret else ""
+        who = quote(user, safe="") + (f":{quote(password, safe='')}" if password else "")
+        authority = f"{who}@" if who else ""
         if host and re.fullmatch(r"[\w.-]+", host):
             authority += host + (f":{port}" if port else "")
         else:  # a socket's folder, an IPv6 address or a list of hosts
             rest |= {k: v for k, v in (("host", host), ("port", port)) if v}
         query = f"?{urlencode(rest)}" if rest else ""
-        return f"postgresql+{driver}://{authority}/{quote(dbname, safe='')}{query}"
+        scheme = f"postgresql+{driver}" if driver else "postgresql"
+        return f"{scheme}://{authority}/{quote(dbname, safe='')}{query}"
+
+    def fill(self, text: str, *, driver: str, secret: bool = False) -> str:
+        """Return a text with the target's own in place of ``{url}``, ``{host}`` and so on.
+
+        Args:
+            driver: SQLAlchemy's, in ``{url}``; ``{url:NAME}`` names another.
+            secret: whether the password may be in it: for a child's environment alone.
+
+        Raises:
+            SettingsError: it asks for what is not there.
+        """
+        known: dict[str, object] = {"url": _Url(self, driver, secret)}
+        if self.kind != "service":  # of which libpq alone knows the rest
+            known |= {
+                "host": self.conninfo.get("host", ""),
+                "port": self.conninfo.get("port", "5432"),
+                "user": self.conninfo.get("user", ""),
+                "database": self.database,
+            }
+        if secret:
+            known["password"] = self.conninfo.get("password", "")
+        try:
+            return text.format_map(known)
+        except (KeyError, ValueError, IndexError, AttributeError) as error:
+            raise SettingsError(
+                f"{text!r} in {self.alembic_ini.name} cannot be filled in "
+                f"({type(error).__name__}: {error}).",
+                remedy=f"It may hold {', '.join(f'{{{name}}}' for name in known)}; write {{{{ for "
+                "a brace.",
+            ) from None
 
     def libpq_variables(self) -> dict[str, str]:
         """Return the variables by which any libpq program in a child process finds the target."""
@@ -161,6 +214,18 @@ class Target:
         """Return the variables that give a child process the secrets (and only those)."""
         password = self.conninfo.get("password")
         return {"PGPASSWORD": password} if password else {}
+
+
+@dataclass(frozen=True)
+class _Url:
+    """``{url}`` in a text: with the driver that its use suggests, or that it asks for."""
+
+    target: Target
+    driver: str
+    secret: bool
+
+    def __format__(self, driver: str) -> str:
+        return self.target.sqlalchemy_url(driver or self.driver, secret=self.secret)
 
 
 def led_elsewhere(original: Target, copy: Target) -> Target:
@@ -232,7 +297,7 @@ def target_names(alembic_ini: Path = PROJECT_INI) -> list[str]:
     Raises:
         SettingsError: the file does not exist or cannot be read.
     """
-    parser = _read_ini(alembic_ini)
+    parser = read_settings(alembic_ini)
     prefix = f"{SECTION}:"
     return sorted(
         section.removeprefix(prefix) for section in parser.sections() if section.startswith(prefix)
@@ -245,19 +310,7 @@ def read_section(alembic_ini: Path, name: str = "") -> dict[str, str]:
     Raises:
         SettingsError: the file cannot be read, or an option is not one of the playbook's.
     """
-    parser = _read_ini(alembic_ini)
-    options: dict[str, str] = {}
-    for section in (SECTION, f"{SECTION}:{name}"):
-        if parser.has_section(section):
-            options |= {k: v for k, v in parser.items(section) if k not in parser.defaults()}
-    unknown = sorted(set(options) - KNOWN_OPTIONS)
-    if unknown:
-        raise SettingsError(
-            f"{alembic_ini.name} has an option {unknown[0]!r} that the playbook does not know.",
-            remedy=f"Its sections take {', '.join(sorted(KNOWN_OPTIONS))}.",
-        )
-    here = str(alembic_ini.parent)
-    return {key: value.replace("%(here)s", here) for key, value in options.items()}
+    return read_options(read_settings(alembic_ini), alembic_ini, name)
 
 
 def load_target(database: str = SANDBOX, alembic_ini: str | Path = "") -> Target:
@@ -301,11 +354,14 @@ def load_target(database: str = SANDBOX, alembic_ini: str | Path = "") -> Target
         kind=kind,
         alembic_ini=ini,
         conninfo=MappingProxyType(conninfo),
-        protected=_read_bool(options.get("protected", "false"), f"protected in {origin}"),
+        protected=read_bool(options.get("protected", "false"), f"protected in {origin}"),
         lock_timeout=options.get("lock_timeout", "2s"),
-        python=options.get("python", ""),
+        python=find_python(ini, options.get("python", "")),
         seed=options.get("seed", ""),
+        invocation=read_invocation(read_settings(ini), ini, options),
         variable=url.removeprefix("env:") if url.startswith("env:") else "",
+        driver=_driver(url),
+        heads=options.get("heads", ""),
     )
 
 
@@ -320,33 +376,6 @@ def protected_targets(alembic_ini: Path) -> list[Target]:
         if target.protected and target.kind != SANDBOX:
             found.append(target)
     return found
-
-
-def _read_ini(alembic_ini: Path) -> configparser.ConfigParser:
-    parser = configparser.ConfigParser(interpolation=None, inline_comment_prefixes=(";",))
-    try:
-        text = alembic_ini.read_text("utf-8")
-        parser.read_string(text, source=str(alembic_ini))
-    except OSError as error:
-        raise SettingsError(
-            f"There is no readable alembic.ini at {alembic_ini} ({error.strerror}).",
-            remedy="Write -r alembic_ini path/to/alembic.ini.",
-        ) from error
-    except (configparser.Error, UnicodeDecodeError) as error:
-        raise SettingsError(
-            f"{alembic_ini} cannot be read as an ini file: {redact(str(error).splitlines()[0])}.",
-            remedy="Mend the line that it names.",
-        ) from None
-    return parser
-
-
-def _read_bool(text: str, name: str) -> bool:
-    try:
-        return configparser.ConfigParser.BOOLEAN_STATES[text.strip().lower()]
-    except KeyError:
-        raise SettingsError(
-            f"{name} is {text!r}, not a truth value.", remedy="Write true or false."
-        ) from None
 
 
 def _read_url(url: str, *, origin: str, names: list[str]) -> tuple[str, dict[str, str]]:
@@ -379,6 +408,13 @@ def _read_url(url: str, *, origin: str, names: list[str]) -> tuple[str, dict[str
             "variable and write -r database env:DATABASE_URL, or leave the password to ~/.pgpass.",
         )
     return "url", conninfo
+
+
+def _driver(url: str) -> str:
+    """Return the driver that a URL names, or the variable's that holds it; "" for none."""
+    text = os.environ.get(url.removeprefix("env:"), "") if url.startswith("env:") else url
+    named = _URL_SCHEME.match(text)
+    return named[0].removesuffix("://").partition("+")[2] if named else ""
 
 
 def _parse_url(url: str, origin: str) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import signal
 import subprocess
@@ -16,7 +15,6 @@ import psutil
 import pytest
 
 from builders import (
-    ASYNC_ENV,
     CONCURRENT_INDEX,
     DUPLICATES,
     FAILING,
@@ -507,14 +505,6 @@ def test_answer_that_nobody_waited_for_is_not_taken_for_the_next_one(
 def test_versions_are_those_in_the_child(staging: Staging, fresh_database: Target) -> None:
     with opened(staging(TWO), fresh_database) as alembic:
         assert [name for name, _ in alembic.versions()] == ["Alembic", "SQLAlchemy"]
-
-
-@pytest.mark.skipif(not importlib.util.find_spec("asyncpg"), reason="asyncpg is not installed")
-def test_async_env_py_is_driven_as_it_is(staging: Staging, fresh_database: Target) -> None:
-    with opened(staging(TWO, env=ASYNC_ENV), fresh_database) as alembic:
-        run(alembic)
-
-        assert alembic.current() == ("a1",)
 
 
 def test_runner_is_written_for_old_interpreters() -> None:
