@@ -9,7 +9,7 @@ import argparse
 import importlib
 import sys
 
-SECTIONS = ("commands", "fingerprints", "load", "backups")
+SECTIONS = ("commands", "fingerprints", "load", "backups", "scale")
 """Modules beside this one; each has a function ``run(rounds)`` that measures and prints."""
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 from textwrap import dedent
 
 from builders import Project, Script, staging_project
-from playbook.targets import Target
 
-__all__ = ["database_url", "large_project", "migrate"]
+__all__ = ["large_project", "migrate"]
 
 MODELS = """
 import sqlalchemy as sa
@@ -60,28 +58,22 @@ def large_project(folder: Path, number: int, *, sections: str = "") -> Project:
     project = staging_project(
         folder,
         revisions,
-        before="import sys\nsys.path.insert(0, context.config.config_file_name.rpartition('/')[0])\n"
-        "import models",
+        before="import models",
         settings='{"target_metadata": models.target}',
         sections=sections,
     )
+    text = project.ini.read_text("utf-8")
+    path = "prepend_sys_path = %(here)s\npath_separator"
+    project.ini.write_text(text.replace("path_separator", path, 1), "utf-8")
     (folder / "models.py").write_text(MODELS.format(tables=number), "utf-8")
     return project
 
 
-def database_url(target: Target) -> str:
-    """Return the URL of a target without a password, as plain Alembic's alembic.ini takes it."""
-    return target.sqlalchemy_url().replace("%", "%%")
-
-
-def migrate(project: Project, target: Target, *arguments: str) -> None:
+def migrate(project: Project, url: str, *arguments: str) -> None:
     """Run plain ``alembic`` on a database, with the project's own alembic.ini."""
     text = project.ini.read_text("utf-8")
-    line = "script_location"
     if "sqlalchemy.url" not in text:
-        url = f"sqlalchemy.url = {database_url(target)}\n{line}"
-        project.ini.write_text(text.replace(line, url, 1), "utf-8")
-    subprocess.run(
-        [Path(sys.executable).with_name("alembic"), "--config", project.ini, *arguments],
-        env=os.environ | target.libpq_environment(), check=True, capture_output=True,
-    )  # fmt: skip
+        line = f"sqlalchemy.url = {url}\nscript_location"
+        project.ini.write_text(text.replace("script_location", line, 1), "utf-8")
+    program = Path(sys.executable).with_name("alembic")
+    subprocess.run([program, "--config", project.ini, *arguments], check=True, capture_output=True)
