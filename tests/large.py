@@ -71,6 +71,7 @@ def large_project(folder: Path, number: int, *, sections: str = "") -> Project:
 
 def migrate(project: Project, url: str, *arguments: str) -> None:
     """Run plain ``alembic`` on a database, with the project's own alembic.ini."""
+    url = url.replace("://", "+psycopg2://", 1)
     text = project.ini.read_text("utf-8")
     if "sqlalchemy.url" not in text:
         line = f"sqlalchemy.url = {url}\nscript_location"
