@@ -5,13 +5,14 @@ at base, with all revisions pending. In each round the steps of `status` and `ve
 of `preview` (at base) are called in one process, as a kernel does, and drawn as a notebook draws
 them; in turn with them runs what `status` stands for: the command `alembic current` and one query
 to the catalogs. Imports are not in the figures of the steps; papermill's total has them. Printed
-are medians, ratios, and by which factor each grew when the size grew tenfold; nothing is asserted.
+are the least of all rounds (more is what others do on the machine), ratios, also of processor time
+without the server's, and by which factor each grew when the size grew tenfold; nothing is asserted.
 """
 
 from __future__ import annotations
 
+import resource
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -55,18 +56,20 @@ class Size:
     head: str
     base: str
     seconds: dict[str, list[float]] = field(default_factory=dict)
+    processor: dict[str, list[float]] = field(default_factory=dict)
     drawn_bytes: dict[str, int] = field(default_factory=dict)
     child_bytes: dict[str, int] = field(default_factory=dict)
 
     def time(self, name: str, action: Callable[[], object]) -> None:
         """Run something and note how long it took."""
-        begun = time.perf_counter()
+        begun, used = time.perf_counter(), _processor_s()
         action()
         self.seconds.setdefault(name, []).append(time.perf_counter() - begun)
+        self.processor.setdefault(name, []).append(_processor_s() - used)
 
-    def median(self, name: str) -> float:
-        """Return the median of what was timed, in seconds."""
-        return statistics.median(self.seconds[name])
+    def least(self, name: str) -> float:
+        """Return the least seconds that something took."""
+        return min(self.seconds[name])
 
 
 def run(rounds: int) -> None:
@@ -150,19 +153,30 @@ def _table(sizes: list[Size]) -> str:
     grown = "".join(
         f"{f'x{b.number // a.number}':>9}" for a, b in zip(sizes, sizes[1:], strict=False)
     )
-    lines = [f"Median seconds, by revisions and tables:\n  {'':22}{heads}   growth{grown}"]
-    lines += [_line(name, [size.median(name) for size in sizes]) for name in sizes[0].seconds]
-    plain_parts = [size.median(CURRENT) + size.median(QUERY) for size in sizes]
-    ratios = [s.median(STATUS) / p for s, p in zip(sizes, plain_parts, strict=True)]
-    lines.append(
-        "`status` in one process, times `alembic current` and one catalog query: "
-        + ", ".join(f"{ratio:.2f} at {s.number:,}" for s, ratio in zip(sizes, ratios, strict=True))
-    )
+    lines = [f"Least seconds, by revisions and tables:\n  {'':22}{heads}   growth{grown}"]
+    lines += [_line(name, [size.least(name) for size in sizes]) for name in sizes[0].seconds]
+    lines.append("`status` in one process, times `alembic current` and one catalog query:")
+    lines.append(f"  {'elapsed':22}{_ratios(sizes, 'seconds')}")
+    lines.append(f"  {'processor':22}{_ratios(sizes, 'processor')}")
     for what, values in (("drawn", "drawn_bytes"), ("memory of Alembic's process", "child_bytes")):
         lines.append(f"MB {what}:")
         for name in sizes[0].drawn_bytes:
             lines.append(_line(name, [getattr(size, values)[name] / 2**20 for size in sizes]))
     return "\n".join(lines)
+
+
+def _ratios(sizes: list[Size], what: str) -> str:
+    found = []
+    for size in sizes:
+        least = {name: min(values) for name, values in getattr(size, what).items()}
+        found.append(least[STATUS] / (least[CURRENT] + least[QUERY]))
+    return "".join(f"{ratio:10.2f}" for ratio in found)
+
+
+def _processor_s() -> float:
+    """Return the processor time of this process and of its children that have ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 def _line(name: str, values: list[float]) -> str:
