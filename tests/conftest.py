@@ -26,7 +26,7 @@ from builders import Project, Script, staging_project  # noqa: E402
 from playbook import sandbox, upgrade  # noqa: E402
 from playbook.postgres_files import client_directory, server_account, server_programs  # noqa: E402
 from playbook.targets import PROJECT_INI, Target, load_target  # noqa: E402
-from servers import DURABLE, PASSWORD, PrivateServer, private_server  # noqa: E402
+from servers import DURABLE, FAST, PASSWORD, PrivateServer, private_server  # noqa: E402
 from steps import Namespace, go  # noqa: E402
 
 DEBIAN = "/usr/lib/postgresql/{}/bin"
@@ -77,6 +77,14 @@ def password_server() -> Iterator[PrivateServer]:
 def durable_server() -> Iterator[PrivateServer]:
     """A PostgreSQL 18 that a test may kill: what it has committed is on the disk."""
     with private_server(18, _wheel_programs(18), SESSION_FOLDER, settings=DURABLE) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def talkative_server() -> Iterator[PrivateServer]:
+    """A PostgreSQL 18 whose log has every statement."""
+    settings = FAST | {"log_statement": "all"}
+    with private_server(18, _wheel_programs(18), SESSION_FOLDER, settings=settings) as server:
         yield server
 
 

