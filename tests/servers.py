@@ -108,6 +108,12 @@ class PrivateServer:
             self.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
+def server_major(programs: Path) -> int:
+    """Return the major version of the ``postgres`` in a folder."""
+    told = subprocess.run([programs / "postgres", "--version"], capture_output=True, text=True)
+    return int(told.stdout.split()[-1].split(".")[0])
+
+
 def _free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -136,7 +142,7 @@ def private_server(
         how = ["--auth=scram-sha-256", f"--pwfile={secret}"]
     made = account.run(
         programs / "initdb", "-D", data, "--username=postgres", "--encoding=UTF8",
-        "--locale=C.UTF-8", "--no-sync", "--no-instructions", *how,
+        "--locale=C.UTF-8", "--no-sync", *how,
     )  # fmt: skip
     assert made.returncode == 0, made.stderr
     secret.unlink(missing_ok=True)
