@@ -13,9 +13,10 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -26,6 +27,7 @@ from psycopg2.extensions import make_dsn
 
 from playbook.compression import AUTO, Compression
 from playbook.errors import BackupFailed
+from playbook.named_pipes import takes_pipes
 from playbook.postgres_files import VERSIONS
 from playbook.sandbox import client_directory
 from playbook.targets import Target, redact
@@ -39,6 +41,7 @@ __all__ = [
     "dump_database",
     "dump_schema",
     "find_client_tools",
+    "follows_plain_text",
     "has_compression",
     "list_archive",
     "load_sql",
@@ -143,6 +146,11 @@ def has_compression(tools: ClientTools, method: str) -> bool:
         command, capture_output=True, text=True, check=False, env=_environment(None), timeout=10
     )
     return "connection to server" in asked.stderr
+
+
+def follows_plain_text(compression: Compression, tools: ClientTools) -> bool:
+    """Say whether the bytes that a dump reports are those of plain text, not of what is packed."""
+    return compression.method == "none" or not has_compression(tools, compression.method)
 
 
 def choose_compression(wanted: Compression, tools: ClientTools) -> Compression:
@@ -282,9 +290,10 @@ def restore_archive(
         BackupFailed: pg_restore failed, or a file is damaged.
     """
     program = tools.path("pg_restore")
-    partitions = bool(_PARTITION.search(list_archive(directory, tools=tools)))
+    contents = list_archive(directory, tools=tools)
+    partitions = bool(_PARTITION.search(contents))
     command = [program, "--exit-on-error", *extra, f"--jobs={jobs}"]
-    with _readable(directory) as readable:
+    with _readable(directory, tools, contents) as readable:
         for section in SECTIONS if partitions else ((),):
             # Of pipes whose other end is gone pg_restore would wait for ever, or take a part of a
             # table for all of it.
@@ -292,16 +301,28 @@ def restore_archive(
 
 
 @contextmanager
-def _readable(directory: Path) -> Iterator[Path]:
-    """Yield a folder that every pg_restore can read, whether it has zstd or not.
+def _readable(directory: Path, tools: ClientTools, contents: str) -> Iterator[Path]:
+    """Yield a folder that a pg_restore can read, whether it has zstd or not.
 
     Raises:
-        BackupFailed: at the end, where a file was damaged: what was read of it was not the whole.
+        BackupFailed: a file is damaged; where that is seen at the end only, what was read of it was
+            not the whole. Or there is no room for plain files, where pipes are not taken.
     """
-    if not any(directory.glob(f"*{SUFFIX}")):
+    if not any(directory.glob(f"*{SUFFIX}")) or has_compression(tools, "zstd"):
         yield directory
         return
-    with Feeder(directory) as feeder:
+    with ExitStack() as stack:
+        try:
+            feeder = stack.enter_context(Feeder(directory))
+            if feeder.pipes and not takes_pipes(
+                tools.path("pg_restore"), feeder.directory, contents
+            ):
+                feeder.unpack()
+        except (OSError, ValueError) as error:
+            raise BackupFailed(
+                f"The archive cannot be unpacked in {tempfile.gettempdir()}: {error}.",
+                remedy="Where there is no room, set TMPDIR to a folder that has it.",
+            ) from error
         yield feeder.directory
     if feeder.failure:
         raise BackupFailed(
