@@ -226,18 +226,27 @@ def _compress_option(compression: Compression, tools: ClientTools) -> str:
     return str(compression)
 
 
-def dump_schema(target: Target, *, tools: ClientTools, owners: bool = False) -> str:
+def dump_schema(
+    target: Target, *, tools: ClientTools, owners: bool = False, leave_out: Sequence[str] = ()
+) -> str:
     """Return the schema as SQL text: tables, constraints, indexes, views; no rows.
 
     Args:
         owners: keep owners and privileges in it.
+        leave_out: tables (``schema.table``), such as those that pg_dump may not lock as this role.
     """
     command = [tools.path("pg_dump"), "--schema-only", "--exclude-schema=playbook"]
+    command += [f"--exclude-table={_pattern(name)}" for name in leave_out]
     command += ["--lock-wait-timeout=30s"]
     command += [] if owners else ["--no-owner", "--no-privileges"]
     text = _run(target, command)
     # pg_dump 16 and later write a random key for \restrict; it would make equal schemas differ.
     return re.sub(r"^\\(un)?restrict .*\n", "", text, flags=re.MULTILINE)
+
+
+def _pattern(name: str) -> str:
+    """Return ``schema.table`` as pg_dump's options take it: quoted, so that no part is a pattern."""
+    return ".".join('"' + part.replace('"', '""') + '"' for part in name.split(".", 1))
 
 
 def read_archive(directory: Path, *, tools: ClientTools) -> None:

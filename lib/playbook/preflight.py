@@ -25,7 +25,13 @@ from playbook.database import connect, lock_holder, settings_stick
 from playbook.formats import count, moment
 from playbook.hazards import names_of, way_out
 from playbook.obstacles import find_obstacles
-from playbook.privileges import find_history_rights, find_privileges, find_row_security
+from playbook.privileges import (
+    find_dump_rights,
+    find_hidden_sessions,
+    find_history_rights,
+    find_privileges,
+    find_row_security,
+)
 from playbook.records import (
     Backups,
     Checks,
@@ -94,6 +100,9 @@ WHY: Mapping[str, str] = {
     "hazards": "Whoever reads or writes these tables waits meanwhile, and so does the application.",
     "data-checks": "They fail after the upgrade too, and hide what the upgrade itself breaks.",
     "backups": "Without one, what a change destroys is gone.",
+    "backup-privileges": "pg_dump would fail at the first of them, and there would be no backup.",
+    "hidden-sessions": "Long transactions and old snapshots of theirs are not among what is found "
+    "here; locks are.",
     "pg-dump": "Without a pg_dump as new as the server there is no backup.",
     "disk-room": "A backup that does not fit is none, and a full disk stops other programs.",
     "server-room": "A rewritten table needs its size once more until commit; a server whose disk "
@@ -117,10 +126,12 @@ def check(target: Target, server: ServerInfo, question: Question) -> Checks:
             _other_run(connection),
             _last_run(question.receipts, question.graph),
             *find_obstacles(connection, question.locks, question.sql, question.tables),
+            *find_hidden_sessions(connection),
             _indexes(connection),
             _constraints(connection),
             _standbys(connection, server),
             _pooler(target),
+            *(find_dump_rights(connection) if question.backup_folder else ()),
         ]
     if question.hazards is not None:
         findings.append(_hazards(question.hazards))

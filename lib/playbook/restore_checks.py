@@ -25,7 +25,15 @@ from playbook.records import BackupManifest, Checks, Finding, Receipt, ServerInf
 from playbook.revisions import join
 from playbook.targets import Target
 
-__all__ = ["Place", "Wanted", "archiving", "check_restore", "describe_archiving", "keeps_owners"]
+__all__ = [
+    "Place",
+    "Wanted",
+    "archiving",
+    "check_restore",
+    "describe_archiving",
+    "find_create_database",
+    "keeps_owners",
+]
 
 GENERAL = ("server", "last-run", "pooler")
 """What `playbook.preflight` asks of any database that matters here too."""
@@ -90,7 +98,7 @@ def check_restore(
         findings = [
             *(f for f in general if f.code in GENERAL),
             _backup(place, wanted),
-            _may_create(connection),
+            find_create_database(connection),
             _extensions(connection, wanted.contents),
             _roles(connection, wanted.contents),
             _unfinished(connection, {r.run_id: r.outcome for r in receipts}),
@@ -124,7 +132,8 @@ def _backup(place: Place, wanted: Wanted) -> Finding:
     return Finding("backup", Severity.OK, name, f"It is of this database, {when}.")
 
 
-def _may_create(connection: Connection) -> Finding:
+def find_create_database(connection: Connection) -> Finding:
+    """Stop if this role may not make a database."""
     if fetch_value(connection, MAY_CREATE):
         return Finding("create-database", Severity.OK, "role", "It may make a database.")
     return Finding(
