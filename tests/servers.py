@@ -114,7 +114,7 @@ def server_major(programs: Path) -> int:
     return int(told.stdout.split()[-1].split(".")[0])
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
@@ -134,7 +134,7 @@ def private_server(
     account = server_account()
     base = Path(tempfile.mkdtemp(prefix=f"pg{major}-", dir=folder))
     account.own(base)
-    data, secret, port = base / "data", base / "password", _free_port()
+    data, secret, port = base / "data", base / "password", free_port()
     how = ["--auth=trust"]
     if password:
         secret.write_text(password)

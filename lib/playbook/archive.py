@@ -31,8 +31,8 @@ from playbook.database import connect, fetch_value
 from playbook.dump import (
     ClientTools,
     choose_compression,
+    client_tools_for,
     dump_database,
-    find_client_tools,
     follows_plain_text,
     read_archive,
     restore_archive,
@@ -128,7 +128,7 @@ def take_backup(
     """
     check_jobs(jobs)
     wanted = parse_compression(compression)
-    tools = find_client_tools(server.version_num)
+    tools = client_tools_for(server)
     with connect(target, read_only=True) as connection:
         heaps = [table.table_bytes for table in table_sizes(connection)]
     chosen = choose_compression(wanted, tools)
@@ -199,7 +199,7 @@ def verify(
         BackupFailed: a file is missing or damaged, or counts or values differ; it is named.
     """
     check_files(manifest)
-    tools = find_client_tools(server.version_num)
+    tools = client_tools_for(server)
     read_archive(manifest.directory / DUMP, tools=tools)
     proven = replace(
         manifest,

@@ -29,6 +29,7 @@ from playbook.compression import AUTO, Compression
 from playbook.errors import BackupFailed
 from playbook.named_pipes import takes_pipes
 from playbook.postgres_files import VERSIONS
+from playbook.records import ServerInfo
 from playbook.sandbox import client_directory
 from playbook.targets import Target, redact
 from playbook.zstd_files import SUFFIX, Compressor, Feeder, check_frames
@@ -38,11 +39,13 @@ __all__ = [
     "ClientTools",
     "Progress",
     "choose_compression",
+    "client_tools_for",
     "dump_database",
     "dump_schema",
     "find_client_tools",
     "follows_plain_text",
     "has_compression",
+    "has_tls",
     "list_archive",
     "load_sql",
     "read_archive",
@@ -82,14 +85,23 @@ class ClientTools:
         return str(self.directory / tool)
 
 
-def find_client_tools(server_version_num: int) -> ClientTools:
+def client_tools_for(server: ServerInfo) -> ClientTools:
+    """Return the tools for a server; raises as `find_client_tools` does."""
+    return find_client_tools(server.version_num, encrypted=server.encrypted)
+
+
+def find_client_tools(server_version_num: int, *, encrypted: bool = False) -> ClientTools:
     """Return the tools at hand that are nearest to a server's version and not older than it.
 
     Newer ones could dump it too, but not restore: pg_restore 17 and 18 set transaction_timeout,
     which a server of 16 or older refuses, and an older pg_restore cannot read their archives.
 
+    Args:
+        encrypted: they must have TLS, as the connection is by it: without, they could not connect,
+            or would send everything in the clear. The wheel's have none.
+
     Raises:
-        BackupFailed: there are none, or the server is newer than all of them.
+        BackupFailed: there are none, the server is newer than all of them, or none has TLS.
     """
     server_major = server_version_num // 10000
     found = [tools for folder in _tool_folders() if (tools := _tools_in(folder))]
@@ -102,7 +114,15 @@ def find_client_tools(server_version_num: int) -> ClientTools:
             state="Nothing was changed.",
             remedy=f"Install PostgreSQL {server_major}'s client tools and put them on PATH.",
         )
-    return min(fitting, key=lambda tools: tools.major)
+    safe = [tools for tools in fitting if not encrypted or has_tls(tools)]
+    if not safe:
+        raise BackupFailed(
+            f"The connection is by TLS, and the pg_dump {fitting[0].version} at hand was built "
+            "without it.",
+            state="Nothing was changed.",
+            remedy=f"Install PostgreSQL {server_major}'s client tools and put them on PATH.",
+        )
+    return min(safe, key=lambda tools: tools.major)
 
 
 def _tool_folders() -> list[Path]:
@@ -129,6 +149,19 @@ def _tools_in(folder: Path) -> ClientTools | None:
         return None
     match = _VERSION.search(text)
     return ClientTools(folder, int(match[1]), match[0].split()[-1]) if match else None
+
+
+@cache
+def has_tls(tools: ClientTools) -> bool:
+    """Say whether tools were built with TLS, by asking for it on the way to nowhere.
+
+    Source: libpq looks at sslmode before it connects (tried on 15 to 18).
+    """
+    command = [tools.path("pg_dump"), "--no-password", "--dbname=host=/nonexistent sslmode=require"]
+    asked = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=_environment(None), timeout=10
+    )
+    return "connection to server" in asked.stderr
 
 
 @cache

@@ -20,7 +20,7 @@ from psycopg2 import sql
 
 from playbook.catalog import search_path, table_names, unreadable_tables
 from playbook.database import connect, server_info
-from playbook.dump import dump_schema, find_client_tools, load_sql
+from playbook.dump import client_tools_for, dump_schema, load_sql
 from playbook.errors import (
     BackupFailed,
     GuardRefused,
@@ -268,7 +268,7 @@ def _empty_copy(target: Target) -> Iterator[Target]:
     does not load there (an extension is missing), beside the target on its own server.
     """
     with connect(target, read_only=True) as connection:
-        tools = find_client_tools(server_info(connection).version_num)
+        tools = client_tools_for(server_info(connection))
         closed, path = unreadable_tables(connection), search_path(connection)
     schema = dump_schema(target, tools=tools, leave_out=closed)
     schema += _path_of_database(path)
@@ -310,7 +310,7 @@ def _copy_on_server(target: Target, name: str, schema: str) -> Iterator[Target]:
     copy = target.with_conninfo(dbname=name)
     quoted = sql.Identifier(name)
     with connect(target) as admin, admin.cursor() as cursor:
-        tools = find_client_tools(server_info(admin).version_num)
+        tools = client_tools_for(server_info(admin))
         try:
             sweep_databases(admin)
             hold_database(admin, name)

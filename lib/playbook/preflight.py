@@ -21,7 +21,7 @@ from playbook.catalog import (
     unreadable_tables,
     unvalidated_constraints,
 )
-from playbook.database import connect, lock_holder, settings_stick
+from playbook.database import connect, is_pooled, lock_holder
 from playbook.formats import count, moment
 from playbook.hazards import names_of, way_out
 from playbook.obstacles import find_obstacles
@@ -96,7 +96,6 @@ WHY: Mapping[str, str] = {
     "unvalidated-constraints": "A later revision that relies on them meets rows that break them.",
     "standbys": "A migration's WAL comes on top: replicas serve older data, and a slot fills the "
     "primary's disk.",
-    "pooler": "Timeouts would not guard the statements, and two runs could write at once.",
     "hazards": "Whoever reads or writes these tables waits meanwhile, and so does the application.",
     "data-checks": "They fail after the upgrade too, and hide what the upgrade itself breaks.",
     "backups": "Without one, what a change destroys is gone.",
@@ -130,7 +129,7 @@ def check(target: Target, server: ServerInfo, question: Question) -> Checks:
             _indexes(connection),
             _constraints(connection),
             _standbys(connection, server),
-            _pooler(target),
+            _pooler(connection),
             *(find_dump_rights(connection) if question.backup_folder else ()),
         ]
     if question.hazards is not None:
@@ -370,18 +369,12 @@ def _standbys(connection: Connection, server: ServerInfo) -> Finding:
     return Finding("standbys", Severity.OK, "replication", "No standby or slot is far behind.")
 
 
-def _pooler(target: Target) -> Finding:
-    """Stop behind a pooler in transaction mode: timeouts and locks of a session do not hold."""
-    if settings_stick(target):
-        return Finding("pooler", Severity.OK, "session", "What a session sets stays with it.")
-    return Finding(
-        "pooler",
-        Severity.STOP,
-        "connection",
-        "A pooler in transaction mode is in between: lock_timeout and the advisory lock do not "
-        "stay with their session.",
-        "Give the target the server's own port, or that of a pool in session mode.",
-    )
+def _pooler(connection: Connection) -> Finding:
+    """Tell of a pooler; one in transaction mode was refused when the connection was opened."""
+    kept = "What a session sets stays with it."
+    if is_pooled(connection):
+        return Finding("pooler", Severity.OK, "pool in session mode", kept)
+    return Finding("pooler", Severity.OK, "session", kept)
 
 
 def _hazards(hazards: Hazards) -> Finding:

@@ -53,6 +53,12 @@ VARIABLES = {
     "sslcert": "PGSSLCERT",
     "sslkey": "PGSSLKEY",
     "sslrootcert": "PGSSLROOTCERT",
+    "sslcrl": "PGSSLCRL",
+    "sslcrldir": "PGSSLCRLDIR",
+    "sslsni": "PGSSLSNI",
+    "ssl_min_protocol_version": "PGSSLMINPROTOCOLVERSION",
+    "channel_binding": "PGCHANNELBINDING",
+    "gssencmode": "PGGSSENCMODE",
     "target_session_attrs": "PGTARGETSESSIONATTRS",
 }
 """libpq's environment variable for each keyword.
@@ -61,6 +67,7 @@ Source: PostgreSQL's documentation, "Environment Variables" of libpq.
 """
 
 _URL_SCHEME = re.compile(r"^postgres(?:ql)?(?:\+\w+)?://")
+_FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl", "passfile")
 _SECRET_KEYS = ("password", "sslpassword")
 _SECRETS = (
     # In every way SQL has to write a text, also one whose end was cut off.
@@ -272,6 +279,7 @@ def load_target(database: str = SANDBOX, alembic_ini: str | Path = "") -> Target
         )
     origin = f"[{SECTION}:{database}] of {ini.name}" if named else "the parameter database"
     kind, conninfo = _read_url(url, origin=origin, names=names)
+    conninfo |= {k: _absolute(v, ini) for k, v in conninfo.items() if k in _FILES}
     return Target(
         name=database if named else redact(database),
         kind=kind,
@@ -282,6 +290,17 @@ def load_target(database: str = SANDBOX, alembic_ini: str | Path = "") -> Target
         python=options.get("python", ""),
         seed=options.get("seed", ""),
     )
+
+
+def _absolute(path: str, ini: Path) -> str:
+    """Return a file's path that means the same in every process: the child has its own folder.
+
+    A relative one is of the project where it is there, else, as for libpq, of this process.
+    """
+    if path in ("", "system"):  # sslrootcert=system: the CAs that the machine trusts
+        return path
+    of_project = ini.parent / path
+    return str(of_project if of_project.exists() else Path(path).absolute())
 
 
 def protected_targets(alembic_ini: Path) -> list[Target]:
