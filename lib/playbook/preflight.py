@@ -116,7 +116,7 @@ def check(target: Target, server: ServerInfo, question: Question) -> Checks:
     with connect(target, read_only=True) as connection:
         findings = [
             _server(server),
-            _version_table(connection, question.graph),
+            _version_table(connection, question.graph, target.schemas),
             _heads(question.graph),
             _files(question.edited),
             find_privileges(connection, question.sql, question.tables, version_table),
@@ -179,7 +179,9 @@ def _server(server: ServerInfo) -> Finding:
     return Finding("server", Severity.OK, subject, "It takes writes.")
 
 
-def _version_table(connection: Connection, graph: RevisionGraph) -> Finding:
+def _version_table(
+    connection: Connection, graph: RevisionGraph, schemas: Sequence[str] = ()
+) -> Finding:
     name = f"{graph.version_table_schema or 'public'}.{graph.version_table}"
     if graph.unknown:
         return Finding(
@@ -202,6 +204,8 @@ def _version_table(connection: Connection, graph: RevisionGraph) -> Finding:
     # Another application's tables, which this role may not even read, are none of the project's.
     foreign = {name, *unreadable_tables(connection)}
     others = [t for t in table_names(connection) if t not in foreign and not graph.current]
+    if schemas:  # those of other tenants are none of it
+        others = [t for t in others if t.startswith(tuple(f"{name}." for name in schemas))]
     if others and not relation_exists(connection, graph.version_table_schema, graph.version_table):
         return Finding(
             "version-table",

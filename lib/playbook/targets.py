@@ -10,7 +10,7 @@ from __future__ import annotations
 import configparser
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -38,7 +38,7 @@ PROJECT_INI = Path(__file__).resolve().parents[2] / "alembic.ini"
 
 SECTION = "playbook"
 SANDBOX = "sandbox"
-KNOWN_OPTIONS = frozenset({"url", "protected", "lock_timeout", "python", "seed"})
+KNOWN_OPTIONS = frozenset({"url", "protected", "lock_timeout", "python", "schema", "seed"})
 
 VARIABLES = {
     "host": "PGHOST",
@@ -112,6 +112,8 @@ class Target:
     """The interpreter that runs the project's migrations; "" is the playbook's own."""
     seed: str = ""
     """The module (run by ``python -m``) that fills a new sandbox database; "" leaves it empty."""
+    schemas: tuple[str, ...] = ()
+    """The search path of all sessions, of env.py's too: a tenant's schema; empty is the role's."""
 
     @property
     def project(self) -> Path:
@@ -279,6 +281,9 @@ def load_target(database: str = SANDBOX, alembic_ini: str | Path = "") -> Target
         )
     origin = f"[{SECTION}:{database}] of {ini.name}" if named else "the parameter database"
     kind, conninfo = _read_url(url, origin=origin, names=names)
+    schemas = _read_schemas(options.get("schema", ""))
+    if schemas:
+        conninfo["options"] = f"{conninfo.get('options', '')} {_path_option(schemas)}".strip()
     conninfo |= {k: _absolute(v, ini) for k, v in conninfo.items() if k in _FILES}
     return Target(
         name=database if named else redact(database),
@@ -289,7 +294,21 @@ def load_target(database: str = SANDBOX, alembic_ini: str | Path = "") -> Target
         lock_timeout=options.get("lock_timeout", "2s"),
         python=options.get("python", ""),
         seed=options.get("seed", ""),
+        schemas=schemas,
     )
+
+
+def _read_schemas(text: str) -> tuple[str, ...]:
+    return tuple(name for part in text.split(",") if (name := part.strip()))
+
+
+def _path_option(schemas: Sequence[str]) -> str:
+    """Return the search path as libpq's ``options`` takes it; it goes wherever a session is opened.
+
+    Source: "options" of libpq's documentation: a backslash before spaces and backslashes.
+    """
+    path = ",".join('"' + name.replace('"', '""') + '"' for name in schemas)
+    return "-csearch_path=" + re.sub(r"([\\\s])", r"\\\1", path)
 
 
 def _absolute(path: str, ini: Path) -> str:
