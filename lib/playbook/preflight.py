@@ -14,6 +14,7 @@ from pathlib import Path
 from psycopg2.extensions import connection as Connection
 
 from playbook.catalog import (
+    droppable_schemas,
     invalid_indexes,
     relation_exists,
     standbys,
@@ -117,6 +118,7 @@ def check(target: Target, server: ServerInfo, question: Question) -> Checks:
         findings = [
             _server(server),
             _version_table(connection, question.graph, target.schemas),
+            *_names(connection),
             _heads(question.graph),
             _files(question.edited),
             find_privileges(connection, question.sql, question.tables, version_table),
@@ -216,6 +218,25 @@ def _version_table(
             "stands on them, `alembic stamp base`.",
         )
     return Finding("version-table", Severity.OK, name, f"The database is at {join(graph.current)}.")
+
+
+def _names(connection: Connection) -> tuple[Finding, ...]:
+    """Stop for tables in a schema with a dot in its name, which are not told apart from others."""
+    dotted = [name for name in droppable_schemas(connection) if "." in name]
+    held = [n for n in dotted if any(t.startswith(f"{n}.") for t in table_names(connection))]
+    if not held:
+        return ()
+    return (
+        Finding(
+            "schema-names",
+            Severity.STOP,
+            ", ".join(held),
+            "The schema's name has a dot in it: the playbook would take it for a schema and a "
+            "table.",
+            "ALTER SCHEMA ... RENAME TO a name without a dot, or migrate it by Alembic alone.",
+            "Its tables could not be counted, compared or saved.",
+        ),
+    )
 
 
 def _disorder(graph: RevisionGraph) -> str:

@@ -10,6 +10,7 @@ import pytest
 from builders import TABLE, Project, Script, execute
 from playbook import preview, rollback, status, upgrade, verify
 from playbook.database import connect, fetch, fetch_value
+from playbook.receipts import known_receipts
 from playbook.targets import Target, load_target
 from steps import Namespace, go
 
@@ -39,6 +40,8 @@ def test_each_tenant_goes_its_own_way_and_leaves_the_others_alone(
         with connect(fresh_database) as connection:
             connection.cursor().execute(where, (tenant,))
 
+    with status.open_run(tenants("one")) as run:
+        assert [receipt.target for receipt in known_receipts(run.target, run.server, "")] == ["one"]
     go(preview, tenants("Two & Co"), target="-1", method="observed")
     go(rollback, tenants("Two & Co"), target="a1")
     go(verify, tenants("one"))
