@@ -96,7 +96,8 @@ def check_preflight(run: Run[Parameters]) -> Checks:
 
 
 BACKUP_FINDINGS = (
-    "version-table", "pg-dump", "disk-room", "open-transactions", "backup-privileges", "schema-names"
+    "version-table", "pg-dump", "disk-room", "open-transactions", "backup-privileges",
+    "schema-names",
 )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from typing import Any, LiteralString
 
 import psycopg2
@@ -125,7 +126,7 @@ _REFUSALS = (
     (
         "08P01",
         ("unsupported startup parameter",),
-        "A pooler is in between, which takes no such parameter: leave it out of the URL or service, "
+        "A pooler is in between, which takes no such parameter: leave it out of the URL, "
         "or name it in the pooler's ignore_startup_parameters, or use the server's own port.",
     ),
     ("57P03", ("the database system is",), "It is starting or stopping: wait and try again."),
@@ -291,7 +292,7 @@ def server_info(connection: Connection) -> ServerInfo:
     Source: pg_control_system(), pg_database_size(); executable by every role on 13 to 18.
     """
     row = _with_short_version(fetch(connection, SERVER_INFO)[0])
-    return ServerInfo(*row, encrypted=bool(connection.info.ssl_in_use))
+    return replace(ServerInfo(*row), encrypted=bool(connection.info.ssl_in_use))
 
 
 def _with_short_version(row: Row) -> Row:

@@ -278,7 +278,7 @@ def dump_schema(
 
 
 def _pattern(name: str) -> str:
-    """Return ``schema.table`` as pg_dump's options take it: quoted, so that no part is a pattern."""
+    """Return ``schema.table`` as pg_dump's options take it: quoted, no part a pattern."""
     return ".".join('"' + part.replace('"', '""') + '"' for part in name.split(".", 1))
 
 

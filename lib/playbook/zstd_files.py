@@ -46,7 +46,7 @@ READ_BYTES = 8 * 1024
 MAX_READERS = 16
 FOLLOWED = 4
 """Files that are followed at a time where there is one writer: of those made within one tick of the
-kernel's clock it is not known which are complete, and one that waits must not keep up the others."""
+kernel's clock it is not known which are complete; one that waits must not keep up the others."""
 POLL_S = 0.01
 FEEDER_STEM = "playbook-restore-"
 PIPE_BYTES = 1 << 20
@@ -245,8 +245,10 @@ def plain_chunks(path: Path) -> Iterator[bytes]:
 
 
 def _is_empty_object(path: Path) -> bool:
-    """Say whether a file is empty as it should be: where pg_dump has zstd itself, it writes no
-    frame for a large object without content."""
+    """Say whether a file is empty as it should be.
+
+    Where pg_dump has zstd itself, it writes no frame for a large object without content.
+    """
     if path.stat().st_size:
         return False
     with path.with_name("toc.dat").open("rb") as file:

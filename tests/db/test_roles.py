@@ -107,9 +107,11 @@ def test_proof_by_restore_asks_for_createdb_before_the_dump(
     ("made", "named"),
     [
         ("CREATE TABLE t (id int)", "table public.t: SELECT"),
-        ('CREATE TABLE "T 1" (id int); GRANT SELECT (id) ON "T 1" TO {}', "table public.T 1: SELECT"),
+        ('CREATE TABLE "T 1" (id int); GRANT SELECT (id) ON "T 1" TO {}',
+         "table public.T 1: SELECT"),
         ("CREATE SEQUENCE s", "sequence public.s: SELECT"),
-        ("CREATE SCHEMA x; CREATE TABLE x.t (id int); GRANT SELECT ON x.t TO {}", "schema x: USAGE"),
+        ("CREATE SCHEMA x; CREATE TABLE x.t (id int); GRANT SELECT ON x.t TO {}",
+         "schema x: USAGE"),
         ("CREATE TABLE t (id int) PARTITION BY LIST (id); GRANT SELECT ON t TO {};"
          "CREATE TABLE p PARTITION OF t DEFAULT", "table public.p: SELECT"),
         ("CREATE TABLE t (id int); GRANT SELECT ON t TO {};"
