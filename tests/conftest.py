@@ -26,7 +26,14 @@ from builders import Project, Script, staging_project  # noqa: E402
 from playbook import sandbox, upgrade  # noqa: E402
 from playbook.postgres_files import client_directory, server_account, server_programs  # noqa: E402
 from playbook.targets import PROJECT_INI, Target, load_target  # noqa: E402
-from servers import DURABLE, FAST, PASSWORD, PrivateServer, private_server  # noqa: E402
+from servers import (  # noqa: E402
+    DURABLE,
+    FAST,
+    PASSWORD,
+    PrivateServer,
+    private_server,
+    server_major,
+)
 from steps import Namespace, go  # noqa: E402
 
 DEBIAN = "/usr/lib/postgresql/{}/bin"
@@ -88,12 +95,20 @@ def talkative_server() -> Iterator[PrivateServer]:
         yield server
 
 
-@pytest.fixture(scope="session", params=[15, 16], ids="PostgreSQL {}".format)
+FURTHER = [
+    Path(folder) for folder in os.environ.get("PLAYBOOK_POSTGRES_BIN", "").split(":") if folder
+]
+"""Folders with a ``postgres`` of further versions, to try these by hand."""
+
+
+@pytest.fixture(scope="session", params=[15, 16, *FURTHER], ids="PostgreSQL {}".format)
 def other_version(request: pytest.FixtureRequest) -> Iterator[PrivateServer]:
-    """A server of another version than the sandbox's: Debian's 15, the wheel's 16."""
+    """A server of another version than the sandbox's: Debian's 15, the wheel's 16, further ones."""
     major = request.param
     programs = Path(DEBIAN.format(major))
-    if major == 16:
+    if isinstance(major, Path):
+        programs, major = major, server_major(major)
+    elif major == 16:
         programs = _wheel_programs(major)
     elif not (programs / "postgres").exists():
         missing = f"PostgreSQL {major} is not installed in {programs}"

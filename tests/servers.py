@@ -108,7 +108,13 @@ class PrivateServer:
             self.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-def _free_port() -> int:
+def server_major(programs: Path) -> int:
+    """Return the major version of the ``postgres`` in a folder."""
+    told = subprocess.run([programs / "postgres", "--version"], capture_output=True, text=True)
+    return int(told.stdout.split()[-1].split(".")[0])
+
+
+def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
@@ -128,7 +134,7 @@ def private_server(
     account = server_account()
     base = Path(tempfile.mkdtemp(prefix=f"pg{major}-", dir=folder))
     account.own(base)
-    data, secret, port = base / "data", base / "password", _free_port()
+    data, secret, port = base / "data", base / "password", free_port()
     how = ["--auth=trust"]
     if password:
         secret.write_text(password)
@@ -136,7 +142,7 @@ def private_server(
         how = ["--auth=scram-sha-256", f"--pwfile={secret}"]
     made = account.run(
         programs / "initdb", "-D", data, "--username=postgres", "--encoding=UTF8",
-        "--locale=C.UTF-8", "--no-sync", "--no-instructions", *how,
+        "--locale=C.UTF-8", "--no-sync", *how,
     )  # fmt: skip
     assert made.returncode == 0, made.stderr
     secret.unlink(missing_ok=True)

@@ -32,8 +32,9 @@ from playbook.dump import (
     WITHOUT_OWNERS,
     ClientTools,
     choose_compression,
+    client_tools_for,
     dump_database,
-    find_client_tools,
+    follows_plain_text,
     read_archive,
     restore_archive,
 )
@@ -57,7 +58,7 @@ from playbook.manifests import (
 from playbook.records import BackupManifest, DumpProgress, ServerInfo
 from playbook.targets import Target
 from playbook.unfinished import unfinished_folder, unmark_folder
-from playbook.zstd_files import SUFFIX
+from playbook.zstd_files import SUFFIX, names_zstd
 
 __all__ = [
     "MANIFEST",
@@ -129,14 +130,15 @@ def take_backup(
     """
     check_jobs(jobs)
     wanted = parse_compression(compression)
-    tools = find_client_tools(server.version_num)
+    tools = client_tools_for(server)
     with connect(target, read_only=True) as connection:
         heaps = [table.table_bytes for table in table_sizes(connection)]
+    chosen = choose_compression(wanted, tools)
     request = _Request(
         target, server, revisions, tools,
         jobs or _jobs(server, len(heaps)),
-        choose_compression(wanted, tools),
-        _with_time_left(on_progress, heaps, wanted),
+        chosen,
+        _with_time_left(on_progress, heaps, plain=follows_plain_text(chosen, tools)),
     )  # fmt: skip
     parent = _backups_of(target, directory)
     try:
@@ -165,13 +167,12 @@ def _without_backup(error: PlaybookError) -> BackupFailed:
 
 
 def _with_time_left(
-    report: Callable[[DumpProgress], None], heaps: Sequence[int], compression: Compression
+    report: Callable[[DumpProgress], None], heaps: Sequence[int], *, plain: bool
 ) -> Callable[[int, int], None]:
     """Return what pg_dump's watcher calls: it adds totals and the time that is left.
 
     Where the client itself compresses, bytes of plain text are not known and no time is told.
     """
-    plain = compression.method in ("auto", "zstd", "none")
     expected = int(sum(heaps) * PLAIN_SHARE) if plain else 0
     begun = time.monotonic()
 
@@ -200,7 +201,7 @@ def verify(
         BackupFailed: a file is missing or damaged, or counts or values differ; it is named.
     """
     check_files(manifest)
-    tools = find_client_tools(server.version_num)
+    tools = client_tools_for(server)
     read_archive(manifest.directory / DUMP, tools=tools)
     proven = replace(
         manifest,
@@ -326,8 +327,10 @@ def _restore_command(dump: Path) -> str:
     """Return what restores the dump with public tools alone, one row after the other.
 
     Without ``--jobs``, with which a trigger may change rows: `playbook.dump.restore_archive`.
+    What pg_dump has compressed itself, a pg_restore that was built alike reads as it is.
     """
-    first = f"zstd -d {DUMP}/*{SUFFIX} && " if any(dump.glob(f"*{SUFFIX}")) else ""
+    beside = any(dump.glob(f"*{SUFFIX}")) and not names_zstd((dump / "toc.dat").read_bytes()[:16])
+    first = f"zstd -d {DUMP}/*{SUFFIX} && " if beside else ""
     return f"{first}pg_restore --exit-on-error --dbname=NEW_DATABASE {DUMP}"
 
 

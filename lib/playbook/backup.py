@@ -25,6 +25,7 @@ from playbook.records import (
     Retention,
     TableSizes,
 )
+from playbook.restore_checks import find_create_database
 from playbook.retention import plan_retention as choose_backups
 from playbook.retention import remove_backups
 
@@ -86,11 +87,18 @@ def check_preflight(run: Run[Parameters]) -> Checks:
     folder = archive.backup_folder(run.target, run.parameters.directory)
     question = Question(graph=run.graph, backup_folder=folder)
     checks = check(run.target, run.server, question)
-    relevant = Checks(tuple(f for f in checks.findings if f.code in BACKUP_FINDINGS))
+    found = [f for f in checks.findings if f.code in BACKUP_FINDINGS]
+    if run.parameters.verify == "restore":
+        with connect(run.target, read_only=True) as connection:
+            found.append(find_create_database(connection))
+    relevant = Checks(tuple(found))
     return run.keep("preflight", run.must_pass(relevant))
 
 
-BACKUP_FINDINGS = ("version-table", "pg-dump", "disk-room", "open-transactions")
+BACKUP_FINDINGS = (
+    "version-table", "pg-dump", "disk-room", "open-transactions", "backup-privileges",
+    "schema-names",
+)  # fmt: skip
 
 
 def measure_tables(run: Run[Parameters]) -> TableSizes:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from typing import Any, LiteralString
 
 import psycopg2
@@ -38,10 +39,10 @@ __all__ = [
     "fetch",
     "fetch_value",
     "identifier",
+    "is_pooled",
     "lock_holder",
     "map_driver_errors",
     "server_info",
-    "settings_stick",
 ]
 
 APPLICATION_NAME = "migration-playbook"
@@ -79,6 +80,30 @@ WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
 # psycopg2 gives a failed connection no SQLSTATE, so libpq's text is all there is to tell them
 # apart by; a server that speaks another language falls through to the last remedy.
 _REFUSALS = (
+    (
+        "08001",
+        ("certificate verify failed", "does not match host name", "root certificate file"),
+        "Correct sslrootcert (the file of the CA that signed the server's certificate) or the "
+        "host's name; sslmode=verify-full checks both.",
+    ),
+    (
+        "08001",
+        ("server does not support SSL",),
+        "Turn TLS on at the server, or correct host, port and sslmode.",
+    ),
+    (
+        "28000",
+        (
+            "client certificate",
+            "certificate authentication failed",
+            "certificate file",
+            "private key file",
+            "certificate required",
+            "unknown ca",
+        ),
+        "Correct sslcert and sslkey: the server asks for a certificate of its own CA for this "
+        "user, and the key's file must be readable by its owner alone.",
+    ),
     ("", ("definition of service",), "Correct the service's name, or the file ~/.pg_service.conf."),
     (
         "28P01",
@@ -97,6 +122,12 @@ _REFUSALS = (
         "53300",
         ("too many clients", "too many connections", "remaining connection slots"),
         "All its connections are taken: close some, or raise max_connections.",
+    ),
+    (
+        "08P01",
+        ("unsupported startup parameter",),
+        "A pooler is in between, which takes no such parameter: leave it out of the URL, "
+        "or name it in the pooler's ignore_startup_parameters, or use the server's own port.",
     ),
     ("57P03", ("the database system is",), "It is starting or stopping: wait and try again."),
 )
@@ -121,6 +152,7 @@ def connect(
 
     Raises:
         CannotConnect: server down, no such database, login refused; the sentence says which.
+        GuardRefused: a pooler in transaction mode is in between.
         DatabaseError: any error that the server raises inside the block.
     """
     connection = _open(target)
@@ -130,7 +162,10 @@ def connect(
             if read_only:
                 values["default_transaction_read_only"] = "on"
             connection.autocommit = True
-            _set(connection, values)
+            # What is set behind a pooler in transaction mode would stay with the application.
+            if not _set(connection, values, pid=connection.info.backend_pid):
+                _check_pooler(target)
+                _set(connection, values, pid=0)
             connection.autocommit = autocommit
             yield connection
     finally:
@@ -155,20 +190,41 @@ def _connect_error(target: Target, error: psycopg2.Error) -> CannotConnect:
     refusal = next((r for r in _REFUSALS if any(words in text for words in r[1])), _UNREACHABLE)
     sqlstate, _, remedy = refusal
     return CannotConnect(
-        f"Cannot connect to the {target.label}: {text}.".replace("..", "."),
+        f"Cannot connect to the {target.label}: {text.rstrip('.?')}.",
         state="Nothing was changed.",
         remedy=remedy,
         sqlstate=sqlstate,
     )
 
 
-def _set(connection: Connection, values: Mapping[str, str]) -> None:
-    """Apply session settings, leaving out those that this server's version does not have."""
+def _set(connection: Connection, values: Mapping[str, str], *, pid: int) -> bool:
+    """Apply session settings, leaving out those that this server's version does not have.
+
+    Args:
+        pid: the session's process id, or nothing is set and False is returned; 0 is any.
+    """
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT set_config(s.name, v.value, false) FROM pg_settings AS s "
-            "JOIN unnest(%s, %s) AS v (name, value) ON v.name = s.name",
-            (list(values), list(values.values())),
+            "JOIN unnest(%s, %s) AS v (name, value) ON v.name = s.name "
+            "WHERE %s IN (0, pg_backend_pid())",
+            (list(values), list(values.values()), pid),
+        )
+        return bool(cursor.rowcount)
+
+
+def _check_pooler(target: Target) -> None:
+    """Refuse a pooler in transaction mode before anything is set in one of its sessions.
+
+    Raises:
+        GuardRefused: connections do not keep a session of their own.
+    """
+    if not _keep_sessions(target):
+        raise GuardRefused(
+            f"A pooler in transaction mode is in front of the {target.label}: read-only, timeouts "
+            "and the lock that keeps two runs apart would not stay with this run's sessions, but "
+            "with the application's.",
+            remedy="Give the target the server's own port, or that of a pool in session mode.",
         )
 
 
@@ -235,7 +291,8 @@ def server_info(connection: Connection) -> ServerInfo:
 
     Source: pg_control_system(), pg_database_size(); executable by every role on 13 to 18.
     """
-    return ServerInfo(*_with_short_version(fetch(connection, SERVER_INFO)[0]))
+    row = _with_short_version(fetch(connection, SERVER_INFO)[0])
+    return replace(ServerInfo(*row), encrypted=bool(connection.info.ssl_in_use))
 
 
 def _with_short_version(row: Row) -> Row:
@@ -243,19 +300,32 @@ def _with_short_version(row: Row) -> Row:
     return (name, oid, identifier_, version.split(" ")[0], *rest)
 
 
-def settings_stick(target: Target) -> bool:
-    """Say whether what a session sets stays with it: false behind a pooler in transaction mode.
+def is_pooled(connection: Connection) -> bool:
+    """Say whether a pooler is in between: it answers with a process id of its own making.
 
-    Two sessions at once each set a value of their own; behind such a pooler they take turns on
-    one session of the server, and the first then reads what the second has set.
+    Source: BackendKeyData of the protocol, which PgBouncer fills with a random key.
     """
-    query = "SELECT set_config('playbook.session', %s, false)"
-    with connect(target) as first, connect(target) as second:
-        fetch(first, query, ("first",))
-        fetch(second, query, ("second",))
-        read = fetch_value(first, "SELECT current_setting('playbook.session', true)")
-        fetch(first, query, ("",))
-        return bool(read == "first")
+    pid = fetch_value(connection, "SELECT pg_backend_pid()")
+    return bool(pid != connection.info.backend_pid)
+
+
+def _keep_sessions(target: Target) -> bool:
+    """Say whether each connection keeps a session of its own; only reads.
+
+    Behind a pooler in transaction mode they take turns on the sessions that are idle, in whatever
+    order it chooses: one then meets a session that was the other's, or another than before.
+    """
+    query = "SELECT pg_backend_pid()"
+    first, second = _open(target), _open(target)
+    with closing(first), closing(second):
+        first.autocommit = second.autocommit = True
+        pids = [(fetch_value(first, query), fetch_value(second, query)) for _ in range(ROUNDS)]
+    ones, others = ({pair[place] for pair in pids} for place in (0, 1))
+    return len(ones) == len(others) == 1 and not ones & others
+
+
+ROUNDS = 5
+"""More than the sessions that a pool lets two connections take turns on, if nobody else does."""
 
 
 def end_session(target: Target, pid: int, *, wait_s: float = 10.0) -> None:

@@ -13,9 +13,10 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -26,7 +27,9 @@ from psycopg2.extensions import make_dsn
 
 from playbook.compression import AUTO, Compression
 from playbook.errors import BackupFailed
+from playbook.named_pipes import takes_pipes
 from playbook.postgres_files import VERSIONS
+from playbook.records import ServerInfo
 from playbook.sandbox import client_directory
 from playbook.targets import Target, redact
 from playbook.zstd_files import SUFFIX, Compressor, Feeder, check_frames
@@ -36,10 +39,13 @@ __all__ = [
     "ClientTools",
     "Progress",
     "choose_compression",
+    "client_tools_for",
     "dump_database",
     "dump_schema",
     "find_client_tools",
+    "follows_plain_text",
     "has_compression",
+    "has_tls",
     "list_archive",
     "load_sql",
     "read_archive",
@@ -79,14 +85,23 @@ class ClientTools:
         return str(self.directory / tool)
 
 
-def find_client_tools(server_version_num: int) -> ClientTools:
+def client_tools_for(server: ServerInfo) -> ClientTools:
+    """Return the tools for a server; raises as `find_client_tools` does."""
+    return find_client_tools(server.version_num, encrypted=server.encrypted)
+
+
+def find_client_tools(server_version_num: int, *, encrypted: bool = False) -> ClientTools:
     """Return the tools at hand that are nearest to a server's version and not older than it.
 
     Newer ones could dump it too, but not restore: pg_restore 17 and 18 set transaction_timeout,
     which a server of 16 or older refuses, and an older pg_restore cannot read their archives.
 
+    Args:
+        encrypted: they must have TLS, as the connection is by it: without, they could not connect,
+            or would send everything in the clear. The wheel's have none.
+
     Raises:
-        BackupFailed: there are none, or the server is newer than all of them.
+        BackupFailed: there are none, the server is newer than all of them, or none has TLS.
     """
     server_major = server_version_num // 10000
     found = [tools for folder in _tool_folders() if (tools := _tools_in(folder))]
@@ -99,7 +114,15 @@ def find_client_tools(server_version_num: int) -> ClientTools:
             state="Nothing was changed.",
             remedy=f"Install PostgreSQL {server_major}'s client tools and put them on PATH.",
         )
-    return min(fitting, key=lambda tools: tools.major)
+    safe = [tools for tools in fitting if not encrypted or has_tls(tools)]
+    if not safe:
+        raise BackupFailed(
+            f"The connection is by TLS, and the pg_dump {fitting[0].version} at hand was built "
+            "without it.",
+            state="Nothing was changed.",
+            remedy=f"Install PostgreSQL {server_major}'s client tools and put them on PATH.",
+        )
+    return min(safe, key=lambda tools: tools.major)
 
 
 def _tool_folders() -> list[Path]:
@@ -129,6 +152,19 @@ def _tools_in(folder: Path) -> ClientTools | None:
 
 
 @cache
+def has_tls(tools: ClientTools) -> bool:
+    """Say whether tools were built with TLS, by asking for it on the way to nowhere.
+
+    Source: libpq looks at sslmode before it connects (tried on 15 to 18).
+    """
+    command = [tools.path("pg_dump"), "--no-password", "--dbname=host=/nonexistent sslmode=require"]
+    asked = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=_environment(None), timeout=10
+    )
+    return "connection to server" in asked.stderr
+
+
+@cache
 def has_compression(tools: ClientTools, method: str) -> bool:
     """Say whether a pg_dump was built with a method, by asking it for a dump from nowhere.
 
@@ -143,6 +179,11 @@ def has_compression(tools: ClientTools, method: str) -> bool:
         command, capture_output=True, text=True, check=False, env=_environment(None), timeout=10
     )
     return "connection to server" in asked.stderr
+
+
+def follows_plain_text(compression: Compression, tools: ClientTools) -> bool:
+    """Say whether the bytes that a dump reports are those of plain text, not of what is packed."""
+    return compression.method == "none" or not has_compression(tools, compression.method)
 
 
 def choose_compression(wanted: Compression, tools: ClientTools) -> Compression:
@@ -218,18 +259,27 @@ def _compress_option(compression: Compression, tools: ClientTools) -> str:
     return str(compression)
 
 
-def dump_schema(target: Target, *, tools: ClientTools, owners: bool = False) -> str:
+def dump_schema(
+    target: Target, *, tools: ClientTools, owners: bool = False, leave_out: Sequence[str] = ()
+) -> str:
     """Return the schema as SQL text: tables, constraints, indexes, views; no rows.
 
     Args:
         owners: keep owners and privileges in it.
+        leave_out: tables (``schema.table``), such as those that pg_dump may not lock as this role.
     """
     command = [tools.path("pg_dump"), "--schema-only", "--exclude-schema=playbook"]
+    command += [f"--exclude-table={_pattern(name)}" for name in leave_out]
     command += ["--lock-wait-timeout=30s"]
     command += [] if owners else ["--no-owner", "--no-privileges"]
     text = _run(target, command)
     # pg_dump 16 and later write a random key for \restrict; it would make equal schemas differ.
     return re.sub(r"^\\(un)?restrict .*\n", "", text, flags=re.MULTILINE)
+
+
+def _pattern(name: str) -> str:
+    """Return ``schema.table`` as pg_dump's options take it: quoted, no part a pattern."""
+    return ".".join('"' + part.replace('"', '""') + '"' for part in name.split(".", 1))
 
 
 def read_archive(directory: Path, *, tools: ClientTools) -> None:
@@ -282,9 +332,10 @@ def restore_archive(
         BackupFailed: pg_restore failed, or a file is damaged.
     """
     program = tools.path("pg_restore")
-    partitions = bool(_PARTITION.search(list_archive(directory, tools=tools)))
+    contents = list_archive(directory, tools=tools)
+    partitions = bool(_PARTITION.search(contents))
     command = [program, "--exit-on-error", *extra, f"--jobs={jobs}"]
-    with _readable(directory) as readable:
+    with _readable(directory, tools, contents) as readable:
         for section in SECTIONS if partitions else ((),):
             # Of pipes whose other end is gone pg_restore would wait for ever, or take a part of a
             # table for all of it.
@@ -292,16 +343,28 @@ def restore_archive(
 
 
 @contextmanager
-def _readable(directory: Path) -> Iterator[Path]:
-    """Yield a folder that every pg_restore can read, whether it has zstd or not.
+def _readable(directory: Path, tools: ClientTools, contents: str) -> Iterator[Path]:
+    """Yield a folder that a pg_restore can read, whether it has zstd or not.
 
     Raises:
-        BackupFailed: at the end, where a file was damaged: what was read of it was not the whole.
+        BackupFailed: a file is damaged; where that is seen at the end only, what was read of it was
+            not the whole. Or there is no room for plain files, where pipes are not taken.
     """
-    if not any(directory.glob(f"*{SUFFIX}")):
+    if not any(directory.glob(f"*{SUFFIX}")) or has_compression(tools, "zstd"):
         yield directory
         return
-    with Feeder(directory) as feeder:
+    with ExitStack() as stack:
+        try:
+            feeder = stack.enter_context(Feeder(directory))
+            if feeder.pipes and not takes_pipes(
+                tools.path("pg_restore"), feeder.directory, contents
+            ):
+                feeder.unpack()
+        except (OSError, ValueError) as error:
+            raise BackupFailed(
+                f"The archive cannot be unpacked in {tempfile.gettempdir()}: {error}.",
+                remedy="Where there is no room, set TMPDIR to a folder that has it.",
+            ) from error
         yield feeder.directory
     if feeder.failure:
         raise BackupFailed(

@@ -18,9 +18,9 @@ from typing import Any
 
 from psycopg2 import sql
 
-from playbook.catalog import table_names
+from playbook.catalog import search_path, table_names, unreadable_tables
 from playbook.database import connect, server_info
-from playbook.dump import dump_schema, find_client_tools, load_sql
+from playbook.dump import client_tools_for, dump_schema, load_sql
 from playbook.errors import (
     BackupFailed,
     GuardRefused,
@@ -272,8 +272,10 @@ def _empty_copy(target: Target) -> Iterator[Target]:
     does not load there (an extension is missing), beside the target on its own server.
     """
     with connect(target, read_only=True) as connection:
-        tools = find_client_tools(server_info(connection).version_num)
-    schema = dump_schema(target, tools=tools)
+        tools = client_tools_for(server_info(connection))
+        closed, path = unreadable_tables(connection), search_path(connection)
+    schema = dump_schema(target, tools=tools, leave_out=closed)
+    schema += _path_of_database(path)
     name = scratch_name("scratch")
     beside = replace(
         target.with_conninfo(), kind="sandbox", seed="", conninfo={"dbname": name}, protected=False
@@ -292,12 +294,27 @@ def _empty_copy(target: Target) -> Iterator[Target]:
             drop_database(copy)
 
 
+def _path_of_database(schemas: Sequence[str]) -> str:
+    """Return the SQL by which sessions of a copy look where the target's own role looks.
+
+    Its path may stand on its name ("$user"), or be a setting of the role, the target's database or
+    its URL: none of these is part of a dump.
+    """
+    if not schemas:
+        return ""
+    path = ", ".join('"' + name.replace('"', '""') + '"' for name in schemas).replace("'", "''")
+    return (
+        "\nSELECT pg_catalog.format('ALTER DATABASE %I SET search_path = %s', "
+        f"pg_catalog.current_database(), '{path}')\n\\gexec\n"
+    )
+
+
 @contextmanager
 def _copy_on_server(target: Target, name: str, schema: str) -> Iterator[Target]:
     copy = led_elsewhere(target, target.with_conninfo(dbname=name))
     quoted = sql.Identifier(name)
     with connect(target) as admin, admin.cursor() as cursor:
-        tools = find_client_tools(server_info(admin).version_num)
+        tools = client_tools_for(server_info(admin))
         try:
             sweep_databases(admin)
             hold_database(admin, name)

@@ -14,6 +14,7 @@ from pathlib import Path
 from psycopg2.extensions import connection as Connection
 
 from playbook.catalog import (
+    droppable_schemas,
     invalid_indexes,
     relation_exists,
     standbys,
@@ -21,11 +22,17 @@ from playbook.catalog import (
     unreadable_tables,
     unvalidated_constraints,
 )
-from playbook.database import connect, lock_holder, settings_stick
+from playbook.database import connect, is_pooled, lock_holder
 from playbook.formats import count, moment
 from playbook.hazards import names_of, way_out
 from playbook.obstacles import find_obstacles
-from playbook.privileges import find_history_rights, find_privileges, find_row_security
+from playbook.privileges import (
+    find_dump_rights,
+    find_hidden_sessions,
+    find_history_rights,
+    find_privileges,
+    find_row_security,
+)
 from playbook.records import (
     Backups,
     Checks,
@@ -90,10 +97,12 @@ WHY: Mapping[str, str] = {
     "unvalidated-constraints": "A later revision that relies on them meets rows that break them.",
     "standbys": "A migration's WAL comes on top: replicas serve older data, and a slot fills the "
     "primary's disk.",
-    "pooler": "Timeouts would not guard the statements, and two runs could write at once.",
     "hazards": "Whoever reads or writes these tables waits meanwhile, and so does the application.",
     "data-checks": "They fail after the upgrade too, and hide what the upgrade itself breaks.",
     "backups": "Without one, what a change destroys is gone.",
+    "backup-privileges": "pg_dump would fail at the first of them, and there would be no backup.",
+    "hidden-sessions": "Long transactions and old snapshots of theirs are not among what is found "
+    "here; locks are.",
     "pg-dump": "Without a pg_dump as new as the server there is no backup.",
     "disk-room": "A backup that does not fit is none, and a full disk stops other programs.",
     "server-room": "A rewritten table needs its size once more until commit; a server whose disk "
@@ -108,7 +117,8 @@ def check(target: Target, server: ServerInfo, question: Question) -> Checks:
     with connect(target, read_only=True) as connection:
         findings = [
             _server(server),
-            _version_table(connection, question.graph),
+            _version_table(connection, question.graph, target.schemas),
+            *_names(connection),
             _heads(question.graph),
             _files(question.edited),
             find_privileges(connection, question.sql, question.tables, version_table),
@@ -117,10 +127,12 @@ def check(target: Target, server: ServerInfo, question: Question) -> Checks:
             _other_run(connection),
             _last_run([r for r in question.receipts if r.runbook != "rehearse"], question.graph),
             *find_obstacles(connection, question.locks, question.sql, question.tables),
+            *find_hidden_sessions(connection),
             _indexes(connection),
             _constraints(connection),
             _standbys(connection, server),
-            _pooler(target),
+            _pooler(connection),
+            *(find_dump_rights(connection) if question.backup_folder else ()),
         ]
     if question.hazards is not None:
         findings.append(_hazards(question.hazards))
@@ -169,7 +181,9 @@ def _server(server: ServerInfo) -> Finding:
     return Finding("server", Severity.OK, subject, "It takes writes.")
 
 
-def _version_table(connection: Connection, graph: RevisionGraph) -> Finding:
+def _version_table(
+    connection: Connection, graph: RevisionGraph, schemas: Sequence[str] = ()
+) -> Finding:
     name = f"{graph.version_table_schema or 'public'}.{graph.version_table}"
     if graph.unknown:
         return Finding(
@@ -193,6 +207,8 @@ def _version_table(connection: Connection, graph: RevisionGraph) -> Finding:
     # Another application's tables, which this role may not even read, are none of the project's.
     foreign = {name, *unreadable_tables(connection)}
     others = [t for t in table_names(connection) if t not in foreign and not graph.current]
+    if schemas:  # those of other tenants are none of it
+        others = [t for t in others if t.startswith(tuple(f"{name}." for name in schemas))]
     if others and not relation_exists(connection, graph.version_table_schema, graph.version_table):
         return Finding(
             "version-table",
@@ -203,6 +219,25 @@ def _version_table(connection: Connection, graph: RevisionGraph) -> Finding:
             "stands on them, write `alembic stamp base`.",
         )
     return Finding("version-table", Severity.OK, name, f"The database is at {join(graph.current)}.")
+
+
+def _names(connection: Connection) -> tuple[Finding, ...]:
+    """Stop for tables in a schema with a dot in its name, which are not told apart from others."""
+    dotted = [name for name in droppable_schemas(connection) if "." in name]
+    held = [n for n in dotted if any(t.startswith(f"{n}.") for t in table_names(connection))]
+    if not held:
+        return ()
+    return (
+        Finding(
+            "schema-names",
+            Severity.STOP,
+            ", ".join(held),
+            "The schema's name has a dot in it: the playbook would take it for a schema and a "
+            "table.",
+            "ALTER SCHEMA ... RENAME TO a name without a dot, or migrate it by Alembic alone.",
+            "Its tables could not be counted, compared or saved.",
+        ),
+    )
 
 
 def _disorder(graph: RevisionGraph) -> str:
@@ -360,18 +395,12 @@ def _standbys(connection: Connection, server: ServerInfo) -> Finding:
     return Finding("standbys", Severity.OK, "replication", "No standby or slot is far behind.")
 
 
-def _pooler(target: Target) -> Finding:
-    """Stop behind a pooler in transaction mode: timeouts and locks of a session do not hold."""
-    if settings_stick(target):
-        return Finding("pooler", Severity.OK, "session", "What a session sets stays with it.")
-    return Finding(
-        "pooler",
-        Severity.STOP,
-        "connection",
-        "A pooler in transaction mode is in between: lock_timeout and the advisory lock do not "
-        "stay with their session.",
-        "Give the target the server's own port, or that of a pool in session mode.",
-    )
+def _pooler(connection: Connection) -> Finding:
+    """Tell of a pooler; one in transaction mode was refused when the connection was opened."""
+    kept = "What a session sets stays with it."
+    if is_pooled(connection):
+        return Finding("pooler", Severity.OK, "pool in session mode", kept)
+    return Finding("pooler", Severity.OK, "session", kept)
 
 
 def _hazards(hazards: Hazards) -> Finding:

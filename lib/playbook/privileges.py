@@ -12,10 +12,18 @@ from psycopg2.extensions import connection as Connection
 
 from playbook.catalog import HISTORY_SCHEMA, may_create_schema, missing_privileges, table_names
 from playbook.database import fetch
+from playbook.formats import count
 from playbook.needs import Need, needs_of
 from playbook.records import Finding, Severity
 
-__all__ = ["find_history_rights", "find_privileges", "find_row_security", "lacking_for"]
+__all__ = [
+    "find_dump_rights",
+    "find_hidden_sessions",
+    "find_history_rights",
+    "find_privileges",
+    "find_row_security",
+    "lacking_for",
+]
 
 _WANTED = """
 SELECT w.place, w.privilege, w.schema, w.name
@@ -126,6 +134,79 @@ FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
 WHERE c.relrowsecurity AND n.nspname || '.' || c.relname = ANY (%s)
   AND row_security_active(c.oid) ORDER BY 1
 """
+
+
+# What pg_dump reads: the playbook's own table, partitions and sequences too. What an extension
+# owns it leaves to the extension, but for the tables that hold its settings.
+UNDUMPABLE = """
+SELECT CASE
+    WHEN NOT has_schema_privilege(n.oid, 'USAGE') THEN 'schema ' || n.nspname || ': USAGE'
+    WHEN c.relkind = 'S' THEN 'sequence ' || n.nspname || '.' || c.relname || ': SELECT'
+    WHEN NOT has_table_privilege(c.oid, 'SELECT')
+    THEN 'table ' || n.nspname || '.' || c.relname || ': SELECT'
+    ELSE 'table ' || n.nspname || '.' || c.relname || ': BYPASSRLS' END
+FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p', 'S') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+  AND NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.classid = 'pg_class'::regclass
+                  AND d.objid = c.oid AND d.deptype = 'e')
+  AND (NOT has_schema_privilege(n.oid, 'USAGE')
+       -- Both are asked of whatever row comes, and each refuses the other kind of relation.
+       OR NOT CASE c.relkind WHEN 'S' THEN has_sequence_privilege(c.oid, 'SELECT')
+              ELSE has_table_privilege(c.oid, 'SELECT') END
+       OR c.relrowsecurity AND row_security_active(c.oid))
+UNION
+SELECT 'large object ' || l.oid || ': owner is ' || pg_get_userbyid(l.lomowner)
+FROM pg_largeobject_metadata AS l
+WHERE NOT pg_has_role(l.lomowner, 'USAGE')
+  AND NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)
+  AND NOT EXISTS (SELECT FROM aclexplode(l.lomacl) AS a WHERE a.privilege_type = 'SELECT'
+                  AND (a.grantee = 0 OR pg_has_role(a.grantee, 'USAGE')))
+ORDER BY 1
+"""
+NAMED = 5
+"""How many a sentence names."""
+
+HIDDEN_SESSIONS = """
+SELECT count(*) FROM pg_stat_activity
+WHERE datname = current_database() AND usesysid IS NOT NULL AND NOT pg_has_role(usesysid, 'USAGE')
+  AND NOT pg_has_role('pg_read_all_stats', 'USAGE')
+"""
+
+
+def find_dump_rights(connection: Connection) -> tuple[Finding, ...]:
+    """Stop if pg_dump, run as this role, would fail, and name what it may not read."""
+    missing = [row[0] for row in fetch(connection, UNDUMPABLE)]
+    if not missing:
+        return ()
+    further = f"; and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
+    remedy = "GRANT what is named here to this role, or run as one that has it"
+    if connection.server_version >= 140000:
+        remedy += "; GRANT pg_read_all_data gives USAGE and SELECT on everything"
+    return (
+        Finding(
+            "backup-privileges",
+            Severity.STOP,
+            "; ".join(missing[:NAMED]) + further,
+            "This role may not read it, and pg_dump takes the whole database or nothing.",
+            f"{remedy}. `upgrade` and `rollback` go without a backup by -r backup never.",
+        ),
+    )
+
+
+def find_hidden_sessions(connection: Connection) -> tuple[Finding, ...]:
+    """Warn if others' sessions are there of which this role sees only that they are there."""
+    hidden = fetch(connection, HIDDEN_SESSIONS)[0][0]
+    if not hidden:
+        return ()
+    return (
+        Finding(
+            "hidden-sessions",
+            Severity.WARN,
+            count(hidden, "session"),
+            "What they run, since when and in which transaction is hidden from this role.",
+            "GRANT pg_monitor TO this role (on managed servers their own superuser can).",
+        ),
+    )
 
 
 def find_privileges(

@@ -92,7 +92,8 @@ def known_receipts(target: Target, server: ServerInfo, output_dir: str) -> list[
 
     A receipt of another database of the same name, or of one that was dropped, is left out; that of
     a restore whose swap made this database the live one is not. One that is still ``running``
-    although its process is gone is returned as ``interrupted``.
+    although its process is gone is returned as ``interrupted``. Of a target with schemas of its own
+    only its own runs count: others are of the database's other tenants.
     """
     found = []
     for path in runs_folder(target, output_dir).glob(f"*/{RECEIPT}"):
@@ -104,7 +105,8 @@ def known_receipts(target: Target, server: ServerInfo, output_dir: str) -> list[
             receipt = to_receipt(record, path.parent)
         except (OSError, ValueError, KeyError, TypeError):
             continue
-        if same:
+        tenants = {target.name, record["target"]} if target.schemas else {target.name}
+        if same and len(tenants) == 1:
             found.append(receipt)
     return sorted(found, key=lambda receipt: receipt.started_at, reverse=True)
 

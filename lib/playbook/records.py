@@ -109,6 +109,8 @@ class ServerInfo:
     user: str
     in_recovery: bool
     size_bytes: int
+    encrypted: bool = False
+    """Whether the connection is by TLS."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from psycopg2.extensions import connection as Connection
 
 from playbook.catalog import installed_extensions, table_sizes
 from playbook.database import connect, fetch, server_info
-from playbook.dump import find_client_tools
+from playbook.dump import client_tools_for
 from playbook.errors import BackupFailed, GuardRefused
 from playbook.formats import moment
 from playbook.new_database import maintenance_target
@@ -119,7 +119,7 @@ def _backup(wanted: CopyWanted, there: ServerInfo) -> list[Finding]:
         return []
     name = manifest.directory.name
     try:
-        check_tools(manifest, find_client_tools(there.version_num), _at(wanted, there))
+        check_tools(manifest, client_tools_for(there), _at(wanted, there))
     except (BackupFailed, GuardRefused) as error:
         return [Finding("backup", Severity.STOP, name, error.problem, error.remedy)]
     when = f"It was made {moment(manifest.started_at)}, at {join(manifest.revisions)}"

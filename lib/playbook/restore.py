@@ -11,7 +11,7 @@ from playbook import archive, restore_steps
 from playbook.archive_contents import list_of_tables, read_contents
 from playbook.database import connect, server_info
 from playbook.database_swap import sessions_on, way_back, way_on
-from playbook.dump import WITHOUT_OWNERS, find_client_tools
+from playbook.dump import WITHOUT_OWNERS, client_tools_for
 from playbook.errors import BackupFailed, GuardRefused, SettingsError, VerifyFailed
 from playbook.fingerprints import form_of
 from playbook.formats import count
@@ -159,7 +159,7 @@ def check_preflight(run: Run[Parameters]) -> Checks:
     """
     manifest, place = _choose_backup(run), run.require("place", Place)
     run.forget("preflight")
-    tools = find_client_tools(place.server.version_num)
+    tools = client_tools_for(place.server)
     restore_steps.check_tools(manifest, tools, place)
     try:
         contents = read_contents(manifest.directory / archive.DUMP, tools=tools)

@@ -33,6 +33,7 @@ __all__ = [
     "archiving",
     "check_restore",
     "describe_archiving",
+    "find_create_database",
     "keeps_owners",
 ]
 
@@ -99,7 +100,7 @@ def check_restore(
         findings = [
             *(f for f in general if f.code in GENERAL),
             _backup(place, wanted),
-            _may_create(connection),
+            find_create_database(connection),
             _extensions(connection, wanted.contents),
             _roles(connection, wanted.contents),
             _unfinished(connection, {r.run_id: r.outcome for r in receipts}),
@@ -133,7 +134,8 @@ def _backup(place: Place, wanted: Wanted) -> Finding:
     return Finding("backup", Severity.OK, name, f"It is of this database, {when}.")
 
 
-def _may_create(connection: Connection) -> Finding:
+def find_create_database(connection: Connection) -> Finding:
+    """Stop if this role may not make a database."""
     if fetch_value(connection, MAY_CREATE):
         return Finding("create-database", Severity.OK, "role", "It may make a database.")
     return Finding(

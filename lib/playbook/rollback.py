@@ -139,7 +139,9 @@ def check_preflight(run: Run[Parameters]) -> Checks:
             tables=plan.tables,
             locks=locks_taken(plan.sql, plan.tables),
             receipts=known_receipts(run.target, run.server, run.parameters.output_dir),
-            backup_folder=archive.backup_folder(run.target, BACKUPS),
+            backup_folder=archive.backup_folder(run.target, BACKUPS)
+            if _wants_backup(run)
+            else None,
             sql=plan.sql,
         )
         checks = check(run.target, run.server, question)
@@ -237,14 +239,19 @@ def take_backup(run: Run[Parameters]) -> BackupManifest | Note:
     or overwrite what no list of dropped tables shows.
     """
     run.require("salvage", object)
-    asked = run.parameters.backup
-    wanted = asked == "always" or (asked == "auto" and _has_something_to_lose(run))
+    wanted = _wants_backup(run)
     if not _will_write(run) or not wanted:
         if run.parameters.dry_run and wanted:
             return run.keep("backup", Note("Dry run: a backup would be taken here."))
-        why = f"backup={asked}" if asked == "never" else "there is nothing to lose"
+        never = run.parameters.backup == "never"
+        why = "backup=never" if never else "there is nothing to lose"
         return run.keep("backup", Note(f"No backup was taken: {why}."))
     return save_backup(run)
+
+
+def _wants_backup(run: Run[Parameters]) -> bool:
+    asked = run.parameters.backup
+    return asked == "always" or (asked == "auto" and _has_something_to_lose(run))
 
 
 def _has_something_to_lose(run: Run[Parameters]) -> bool:

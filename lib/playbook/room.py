@@ -11,7 +11,7 @@ from psycopg2.extensions import connection as Connection
 
 from playbook.catalog import table_sizes
 from playbook.database import fetch
-from playbook.dump import find_client_tools
+from playbook.dump import client_tools_for
 from playbook.errors import BackupFailed
 from playbook.formats import bytes_text
 from playbook.records import Finding, ServerInfo, Severity
@@ -22,7 +22,7 @@ __all__ = ["backup_room", "copy_room", "find_client", "folder_room", "server_roo
 def find_client(server: ServerInfo) -> Finding:
     """Stop if no pg_dump here serves the server."""
     try:
-        tools = find_client_tools(server.version_num)
+        tools = client_tools_for(server)
     except BackupFailed as error:
         return Finding("pg-dump", Severity.STOP, "pg_dump", error.problem, error.remedy)
     return Finding(

@@ -24,8 +24,8 @@ from playbook.database_swap import sessions_on
 from playbook.dump import (
     WITHOUT_OWNERS,
     choose_compression,
+    client_tools_for,
     dump_database,
-    find_client_tools,
     restore_archive,
 )
 from playbook.errors import GuardRefused, PrivilegeMissing
@@ -193,7 +193,7 @@ def _fill(
                 raise
     with unfinished_folder(wanted.folder) as folder:
         on_progress(f"dumping {wanted.server.database} ({size})")
-        tools = find_client_tools(wanted.server.version_num)
+        tools = client_tools_for(wanted.server)
         compression = choose_compression(Compression("zstd", 1), tools)
         dump_database(
             wanted.target, folder / DUMP, tools=tools, jobs=wanted.jobs, compression=compression
@@ -236,7 +236,7 @@ def _restore(
     backup: BackupManifest | None,
 ) -> tuple[str, ...]:
     """Restore a dump into a new database, prove it if it is a backup's, and analyse it."""
-    tools = find_client_tools(wanted.server.version_num)
+    tools = client_tools_for(wanted.server)
     owners = not wanted.elsewhere and bool(fetch_value(admin, MAY_KEEP_OWNERS))
     extra = () if owners else WITHOUT_OWNERS
     like = None if wanted.elsewhere else read_like(admin, wanted.server.database)

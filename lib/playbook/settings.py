@@ -61,6 +61,7 @@ KNOWN_OPTIONS = frozenset(
         "url",
         "protected",
         "lock_timeout",
+        "schema",
         "seed",
         # of the project
         "alembic_ini",

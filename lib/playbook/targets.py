@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -60,6 +60,12 @@ VARIABLES = {
     "sslcert": "PGSSLCERT",
     "sslkey": "PGSSLKEY",
     "sslrootcert": "PGSSLROOTCERT",
+    "sslcrl": "PGSSLCRL",
+    "sslcrldir": "PGSSLCRLDIR",
+    "sslsni": "PGSSLSNI",
+    "ssl_min_protocol_version": "PGSSLMINPROTOCOLVERSION",
+    "channel_binding": "PGCHANNELBINDING",
+    "gssencmode": "PGGSSENCMODE",
     "target_session_attrs": "PGTARGETSESSIONATTRS",
 }
 """libpq's environment variable for each keyword.
@@ -68,6 +74,7 @@ Source: PostgreSQL's documentation, "Environment Variables" of libpq.
 """
 
 _URL_SCHEME = re.compile(r"^postgres(?:ql)?(?:\+\w+)?://")
+_FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl", "passfile")
 _SECRET_KEYS = ("password", "sslpassword")
 _SECRETS = (
     # In every way SQL has to write a text, also one whose end was cut off.
@@ -125,6 +132,8 @@ class Target:
     """The environment variable that holds its URL, where one does: env.py may read it, too."""
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Variables that its child processes get in place of this process's own."""
+    schemas: tuple[str, ...] = ()
+    """The search path of all sessions, of env.py's too: a tenant's schema; empty is the role's."""
 
     @property
     def project(self) -> Path:
@@ -349,6 +358,10 @@ def load_target(database: str = SANDBOX, alembic_ini: str | Path = "") -> Target
         )
     origin = f"[{SECTION}:{database}] of {ini.name}" if named else "the parameter database"
     kind, conninfo = _read_url(url, origin=origin, names=names)
+    schemas = _read_schemas(options.get("schema", ""))
+    if schemas:
+        conninfo["options"] = f"{conninfo.get('options', '')} {_path_option(schemas)}".strip()
+    conninfo |= {k: _absolute(v, ini) for k, v in conninfo.items() if k in _FILES}
     return Target(
         name=database if named else redact(database),
         kind=kind,
@@ -362,7 +375,32 @@ def load_target(database: str = SANDBOX, alembic_ini: str | Path = "") -> Target
         variable=url.removeprefix("env:") if url.startswith("env:") else "",
         driver=_driver(url),
         heads=options.get("heads", ""),
+        schemas=schemas,
     )
+
+
+def _read_schemas(text: str) -> tuple[str, ...]:
+    return tuple(name for part in text.split(",") if (name := part.strip()))
+
+
+def _path_option(schemas: Sequence[str]) -> str:
+    """Return the search path as libpq's ``options`` takes it; it goes wherever a session is opened.
+
+    Source: "options" of libpq's documentation: a backslash before spaces and backslashes.
+    """
+    path = ",".join('"' + name.replace('"', '""') + '"' for name in schemas)
+    return "-csearch_path=" + re.sub(r"([\\\s])", r"\\\1", path)
+
+
+def _absolute(path: str, ini: Path) -> str:
+    """Return a file's path that means the same in every process: the child has its own folder.
+
+    A relative one is of the project where it is there, else, as for libpq, of this process.
+    """
+    if path in ("", "system"):  # sslrootcert=system: the CAs that the machine trusts
+        return path
+    of_project = ini.parent / path
+    return str(of_project if of_project.exists() else Path(path).absolute())
 
 
 def protected_targets(alembic_ini: Path) -> list[Target]:

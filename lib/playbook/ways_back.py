@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from playbook.archive import list_backups
-from playbook.catalog import table_names
+from playbook.catalog import table_names, unreadable_tables
 from playbook.database import connect
 from playbook.errors import StatementTimeout
 from playbook.formats import count, moment, seconds, short_path
@@ -119,7 +119,9 @@ def newest_backup(
 
 
 def rows_since(target: Target, xids: Mapping[str, int], plan: Plan, version_table: str) -> int:
-    """Return the rows written in any table since the first of a plan's revisions was applied.
+    """Return the rows written since the first of a plan's revisions was applied.
+
+    In any table that this role may read.
 
     Returns:
         -1 if there is none, some revision's transaction is not known, or counting took longer than
@@ -131,7 +133,8 @@ def rows_since(target: Target, xids: Mapping[str, int], plan: Plan, version_tabl
         with connect(
             target, read_only=True, settings={"statement_timeout": COUNT_LIMIT}
         ) as connection:
-            names = [name for name in table_names(connection) if name != version_table]
+            left_out = {version_table, *unreadable_tables(connection)}
+            names = [name for name in table_names(connection) if name not in left_out]
             return sum(count_written_after(connection, names, min(xids.values())).values())
     except StatementTimeout:
         return -1

@@ -22,7 +22,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from functools import cache
@@ -33,15 +33,20 @@ import zstandard
 
 from playbook.unfinished import unfinished_folder
 
-__all__ = ["SUFFIX", "Compressor", "Feeder", "check_frames", "is_data_file"]
+__all__ = ["SUFFIX", "Compressor", "Feeder", "check_frames", "is_data_file", "names_zstd"]
 
 SUFFIX = ".zst"
+ZSTD = 3
+"""pg_dump's number for the method (pg_compress_algorithm)."""
 CHUNK = 1 << 20
 BLOCK = 1 << 16
 """A multiple of the blocks of usual file systems."""
 READ_BYTES = 8 * 1024
 """Of a compressed file at a time: of zeros, that is up to 100 MB of plain text."""
 MAX_READERS = 16
+FOLLOWED = 4
+"""Files that are followed at a time where there is one writer: of those made within one tick of the
+kernel's clock it is not known which are complete; one that waits must not keep up the others."""
 POLL_S = 0.01
 FEEDER_STEM = "playbook-restore-"
 PIPE_BYTES = 1 << 20
@@ -70,7 +75,7 @@ class Compressor:
     Args:
         directory: what the program writes into; it need not exist yet.
         level: zstd's, -7 to 19.
-        writers: how many files the program writes at a time; as many threads follow it.
+        writers: how many files the program writes at a time.
     """
 
     def __init__(self, directory: Path, *, level: int, writers: int) -> None:
@@ -79,11 +84,12 @@ class Compressor:
         self._level = level
         self._writers = writers
         self._seen: dict[str, Future[None]] = {}
+        self._written_ns: dict[str, int] = {}
         self._complete: set[str] = set()
         self._ended = threading.Event()
         self._stopped = threading.Event()
         self._lock = threading.Lock()
-        self._pool = ThreadPoolExecutor(writers, thread_name_prefix="zstd")
+        self._pool = ThreadPoolExecutor(max(writers, FOLLOWED), thread_name_prefix="zstd")
 
     def look(self, complete: Iterable[str] = ()) -> None:
         """Take up files that are new; to be called often.
@@ -95,9 +101,9 @@ class Compressor:
             OSError: a file could not be written.
         """
         self._complete.update(complete)
-        for name in self._new_files():
-            if self._writers == 1:
-                self._complete.update(self._seen)
+        new = self._new_files()
+        self._complete.update(self._left_behind(new))
+        for name in new:
             self._seen[name] = self._pool.submit(self._pack, self._directory / name)
         for job in [job for job in self._seen.values() if job.done()]:
             job.result()
@@ -120,19 +126,31 @@ class Compressor:
         self._pool.shutdown(cancel_futures=True)
 
     def _new_files(self) -> list[str]:
-        """Return the data files that were not seen before, in the order in which they were made.
+        """Return the data files that were not seen before, the longest unchanged first.
 
-        pg_dump makes them one after the other, so that with one writer all but the last are done.
-        With several it never says that a large object is done: those are left for the end, as
-        following each of them would keep the threads from the tables.
+        With several writers pg_dump never says that a large object is done: those are left for the
+        end, as following each of them would keep the threads from the tables.
         """
         if not self._directory.is_dir():
             return []
         with os.scandir(self._directory) as entries:
             new = [e for e in entries if e.name not in self._seen and is_data_file(e.name)]
-            if self._writers > 1 and not self._ended.is_set():
-                new = [e for e in new if not e.name.startswith("blob_")]
-            return [e.name for e in sorted(new, key=lambda e: e.stat().st_mtime_ns)]
+        if self._writers > 1 and not self._ended.is_set():
+            new = [e for e in new if not e.name.startswith("blob_")]
+        written = {entry.name: entry.stat().st_mtime_ns for entry in new}
+        self._written_ns |= written
+        return sorted(written, key=written.__getitem__)
+
+    def _left_behind(self, new: Sequence[str]) -> set[str]:
+        """Return the files that a single writer has closed, as it has begun a later one.
+
+        It makes one after the other, so an older file's time is not after a younger one's. Of two
+        with the same time (the kernel's clock ticks each 1 to 10 ms) nobody knows which is open.
+        """
+        if self._writers > 1 or not new:
+            return set()
+        youngest = self._written_ns[new[-1]]
+        return {n for n, at in self._written_ns.items() if at < youngest} - self._complete
 
     def _pack(self, path: Path) -> None:
         compressor = zstandard.ZstdCompressor(self._level, write_checksum=True).compressobj()
@@ -222,8 +240,19 @@ def plain_chunks(path: Path) -> Iterator[bytes]:
                     yield decompressor.decompress(rest)
     except zstandard.ZstdError as error:
         raise ValueError(f"{path.name} is damaged: {error}") from error
-    if not decompressor.eof:
+    if not decompressor.eof and not _is_empty_object(path):
         raise ValueError(f"{path.name} ends too early")
+
+
+def _is_empty_object(path: Path) -> bool:
+    """Say whether a file is empty as it should be.
+
+    Where pg_dump has zstd itself, it writes no frame for a large object without content.
+    """
+    if path.stat().st_size:
+        return False
+    with path.with_name("toc.dat").open("rb") as file:
+        return names_zstd(file.read(METHOD_AT + 1))
 
 
 def check_frames(paths: Iterable[Path]) -> int:
@@ -280,10 +309,32 @@ class Feeder:
         self._pool.shutdown(cancel_futures=True)
         self._folder.close()
 
+    @property
+    def pipes(self) -> bool:
+        """Whether there are pipes that nobody has opened yet."""
+        return bool(self._waiting)
+
+    def unpack(self) -> None:
+        """Put plain files in the place of the pipes: for a program that takes none.
+
+        Raises:
+            OSError: there is no room.
+            ValueError: a file is damaged.
+        """
+        self._stopped.set()
+        self._opener.join()
+        for pipe, path in self._waiting.items():
+            pipe.unlink()
+            with pipe.open("xb") as file:
+                file.writelines(plain_chunks(path))
+        self._waiting = {}
+
     def _offer(self, path: Path) -> None:
         plain = self.directory / path.name.removesuffix(SUFFIX)
-        if path.suffix != SUFFIX:
-            plain.symlink_to(path.resolve())
+        if path.name == "toc.dat":
+            plain.write_bytes(_of_plain_files(path.read_bytes()))
+        elif path.suffix != SUFFIX:  # pg_restore 17.12 refuses a link
+            plain.write_bytes(path.read_bytes())
         elif path.stat().st_size < SMALL_BYTES:
             with plain.open("xb") as file:
                 file.writelines(plain_chunks(path))
@@ -315,6 +366,28 @@ class Feeder:
             return  # the program has failed, and says why by itself
         except (OSError, ValueError) as error:
             self.failure = error
+
+
+METHOD_AT = 11
+"""Of an archive's head: ``PGDMP``, version (3 bytes), size of int and offset, format, method."""
+
+
+def _of_plain_files(head: bytes) -> bytes:
+    """Return a table of contents that names no compression, where pg_dump itself has compressed.
+
+    A pg_restore without that method would refuse it, though it is given plain files.
+
+    Source: WriteHead and ReadHead in src/bin/pg_dump/pg_backup_archiver.c; the method is there
+    from archive version 1.15 (pg_dump 16) on, and only such a pg_dump has zstd.
+    """
+    if not names_zstd(head):
+        return head
+    return head[:METHOD_AT] + b"\0" + head[METHOD_AT + 1 :]
+
+
+def names_zstd(head: bytes) -> bool:
+    """Say whether the beginning of a ``toc.dat`` tells that pg_dump itself compressed by zstd."""
+    return head[:5] == b"PGDMP" and head[5:7] >= b"\x01\x0f" and head[METHOD_AT] == ZSTD
 
 
 def _write_all(pipe: BinaryIO, data: bytes) -> None:

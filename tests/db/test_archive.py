@@ -19,7 +19,6 @@ from playbook.archive import (
     take_backup,
     verify,
 )
-from playbook.compression import parse_compression
 from playbook.database import connect, server_info
 from playbook.errors import BackupFailed, SettingsError
 from playbook.records import BackupManifest, DumpProgress, Receipt, ServerInfo
@@ -259,7 +258,7 @@ def test_what_the_dump_needs_of_a_server_is_listed(small: Target, tmp_path: Path
 
 def test_progress_tells_tables_bytes_and_the_time_left() -> None:
     told: list[DumpProgress] = []
-    tell = archive._with_time_left(told.append, [600, 400], parse_compression("auto"))
+    tell = archive._with_time_left(told.append, [600, 400], plain=True)
     tell(0, 0)
     tell(1, 450)
     tell(2, 900)

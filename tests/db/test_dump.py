@@ -8,6 +8,7 @@ import stat
 import subprocess
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 import psutil
@@ -29,6 +30,7 @@ from playbook.dump import (
 )
 from playbook.errors import BackupFailed, SettingsError
 from playbook.targets import Target, load_target
+from playbook.zstd_files import SMALL_BYTES, Compressor, plain_chunks
 from servers import PASSWORD, PrivateServer
 from steps import picture
 
@@ -101,6 +103,60 @@ def test_client_is_asked_what_it_was_built_with(major: int) -> None:
 
     assert has_compression(tools, "gzip")
     assert has_compression(tools, "zstd") == ("compress" not in help_text)
+
+
+@pytest.mark.parametrize("open_one", ["1.dat", "2.dat"])
+def test_file_that_is_still_written_is_not_taken_for_complete(
+    tmp_path: Path, open_one: str
+) -> None:
+    """Of two made within one tick of the kernel's clock nobody knows which one is open."""
+    for name in ("1.dat", "2.dat"):
+        (tmp_path / name).write_bytes(b"begun ")
+        os.utime(tmp_path / name, ns=(10**18, 10**18))
+    compressor = Compressor(tmp_path, level=1, writers=1)
+    with (tmp_path / open_one).open("ab") as still_open:
+        compressor.look()
+        time.sleep(0.1)
+
+        still_open.write(b"ended")
+    compressor.finish()
+    compressor.stop()
+
+    found = b"".join(plain_chunks(tmp_path / f"{open_one}.zst"))
+    assert found == b"begun ended"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1.dat.zst", "2.dat.zst"]
+
+
+REFUSES_PIPES = """#!/bin/sh
+for folder; do :; done
+case "$*" in *--dbname=*) folder=$(echo "$*" | tr ' ' '\\n' | grep playbook-restore) ;; esac
+if [ -n "$(find "$folder" -type p -o -type l)" ]; then
+    echo "pg_restore: error: \\"$folder/1.dat\\" is not a regular file" >&2; exit 1
+fi
+exec {} "$@"
+"""
+
+
+def test_pg_restore_that_takes_no_pipes_gets_plain_files(
+    legacy_database: Target, fresh_database: Target, tmp_path: Path
+) -> None:
+    """As pg_restore 17.12 does, which sees that every file is a regular one."""
+    tools = find_client_tools(180000)
+    with connect(legacy_database) as connection:
+        connection.cursor().execute(
+            "CREATE TABLE large AS SELECT n, md5(n::text) AS x FROM generate_series(1, 9000) AS n"
+        )
+    dump_database(legacy_database, tmp_path / "d", tools=tools, jobs=1,
+                  compression=parse_compression("zstd"))  # fmt: skip
+    (tmp_path / "pg_restore").write_text(REFUSES_PIPES.format(tools.path("pg_restore")))
+    (tmp_path / "pg_restore").chmod(0o755)
+    (tmp_path / "pg_dump").symlink_to(tools.path("pg_dump"))
+    strict = ClientTools(tmp_path, tools.major, tools.version)
+    assert any(f.stat().st_size >= SMALL_BYTES for f in (tmp_path / "d").glob("*.zst"))
+
+    restore_archive(tmp_path / "d", fresh_database, tools=strict, jobs=2)
+
+    assert picture(fresh_database) == picture(legacy_database)
 
 
 @pytest.mark.parametrize("compression", ["zstd:1", "gzip:1", "none"])

@@ -33,6 +33,7 @@ from playbook.records import (
 from playbook.targets import Target, load_target
 from servers import PASSWORD, PrivateServer
 
+DOTTED = 'CREATE SCHEMA "a.b"; CREATE TABLE "a.b".t (id int)'
 GRAPH = make_graph("a<-b", current=("a",))
 
 
@@ -590,3 +591,13 @@ def test_extension_that_the_server_lacks_is_no_matter_of_privileges(fresh_databa
         "The server lacks the extension's files.",
     )
     assert "Install" in found.remedy
+
+
+def test_schema_with_a_dot_in_its_name_stops_where_it_has_tables(fresh_database: Target) -> None:
+    execute(fresh_database, 'CREATE SCHEMA "c.d"')
+    assert "schema-names" not in ask(fresh_database)
+
+    execute(fresh_database, DOTTED)
+
+    finding = ask(fresh_database)["schema-names"]
+    assert (finding.severity, finding.subject) == (Severity.STOP, "a.b")

@@ -883,10 +883,12 @@ def test_backup_of_a_newer_client_is_refused_for_an_older_server(
     shop: Shop, other_version: PrivateServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     namespace, _, _ = shop
+    if other_version.major >= 17:
+        pytest.skip("pg_restore 18 serves PostgreSQL 17")
     with other_version.database() as name:
         monkeypatch.setenv("THERE", other_version.url(name))
 
-        with pytest.raises(GuardRefused, match="was made by pg_dump 18.* serves PostgreSQL 1[56]"):
+        with pytest.raises(GuardRefused, match="by pg_dump 18.* serves PostgreSQL 1[3-6]"):
             go(restore, namespace, to="env:THERE")
 
 
