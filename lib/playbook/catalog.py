@@ -43,6 +43,7 @@ __all__ = [
     "open_transactions",
     "parents_first",
     "partition_columns",
+    "partition_parents",
     "prepared_transactions",
     "progress_of",
     "relation_exists",
@@ -342,6 +343,19 @@ def partition_columns(connection: Connection) -> TableColumns:
     for table, column, type_, not_null, key in fetch(connection, _COLUMNS.format(partitions)):
         found.setdefault(table, []).append((column, type_, not_null, key))
     return found
+
+
+def partition_parents(connection: Connection) -> dict[str, str]:
+    """Return the table of which each partition directly is one, both as ``schema.table``."""
+    query = """
+        SELECT n.nspname || '.' || c.relname, pn.nspname || '.' || p.relname
+        FROM pg_inherits AS i
+        JOIN pg_class AS c ON c.oid = i.inhrelid AND c.relispartition AND c.relkind IN ('r', 'p')
+        JOIN pg_namespace AS n ON n.oid = c.relnamespace
+        JOIN pg_class AS p ON p.oid = i.inhparent JOIN pg_namespace AS pn ON pn.oid = p.relnamespace
+        ORDER BY 1
+    """
+    return {partition: parent for partition, parent in fetch(connection, query)}
 
 
 def search_path(connection: Connection) -> list[str]:

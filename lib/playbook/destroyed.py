@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from pglast import ast
@@ -51,6 +52,7 @@ class _Follower:
     path: Sequence[str]
     tables: dict[str, str]
     columns: dict[str, dict[str, str]]
+    parents: Mapping[str, str]
     destroyed: list[Destroyed] = field(default_factory=list)
     untold: list[str] = field(default_factory=list)
 
@@ -71,8 +73,14 @@ class _Follower:
         now = self.tables.get(then)
         if now is not None:
             self.destroyed.append(Destroyed(now))
-        if not stays:
-            self.tables.pop(then, None)
+        if now is not None and not stays:  # its rows are those of its partitions, which go with it
+            gone = {now, *self.below(now)}
+            self.tables = {then: now for then, now in self.tables.items() if now not in gone}
+
+    def below(self, now: str) -> list[str]:
+        """Return a table's partitions and theirs, by their names of now."""
+        direct = [part for part, parent in self.parents.items() if parent == now]
+        return [*direct, *(part for one in direct for part in self.below(one))]
 
     def take(self, statement: Any) -> None:
         """Follow one statement."""
@@ -101,8 +109,9 @@ class _Follower:
                 self.drop(self.find(names[-2] if len(names) > 1 else None, names[-1]))
             elif statement.removeType == ObjectType.OBJECT_SCHEMA:
                 schema = getattr(item, "sval", "")
-                for then in [t for t in self.tables if t.partition(".")[0] == schema]:
-                    self.drop(then)
+                inside = [t for t in self.tables if t.partition(".")[0] == schema]
+                for then in sorted(inside, key=lambda t: self.tables[t] in self.parents):
+                    self.drop(then)  # partitions last: they are gone with their parents
             elif statement.removeType == ObjectType.OBJECT_TYPE and _cascades(statement):
                 self.untold.append("DROP TYPE ... CASCADE drops the columns of that type")
 
@@ -113,6 +122,8 @@ class _Follower:
                 column = self.columns[now].pop(command.name, None)
                 if column is not None:
                     self.destroyed.append(Destroyed(now, column))
+                for part in self.below(now):
+                    self.columns[part].pop(command.name, None)
             elif now and command.subtype == AlterTableType.AT_AddColumn:
                 self.columns[now].pop(command.def_.colname, None)
 
@@ -123,9 +134,10 @@ class _Follower:
         if statement.renameType == ObjectType.OBJECT_TABLE:
             self._move(then, f"{then.partition('.')[0]}.{statement.newname}")
         elif statement.renameType == ObjectType.OBJECT_COLUMN and then in self.tables:
-            columns = self.columns[self.tables[then]]
-            if statement.subname in columns:
-                columns[statement.newname] = columns.pop(statement.subname)
+            now = self.tables[then]
+            for columns in (self.columns[name] for name in (now, *self.below(now))):
+                if statement.subname in columns:
+                    columns[statement.newname] = columns.pop(statement.subname)
 
     def _move(self, then: str, to: str) -> None:
         if then in self.tables:
@@ -153,18 +165,23 @@ def _is_version(relation: Any) -> bool:
 
 
 def follow(
-    steps: Sequence[PlanStep], existing: Mapping[str, Sequence[str]], path: Sequence[str]
+    steps: Sequence[PlanStep],
+    existing: Mapping[str, Sequence[str]],
+    path: Sequence[str],
+    parents: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[StepView]:
     """Return what each step destroys, in the order of the steps.
 
     Args:
         existing: the columns of each table that there is now, ``schema.table``.
         path: the schemas of the session's search path.
+        parents: the table of which each partition directly is one; all are among ``existing``.
     """
     follower = _Follower(
         path,
         {table: table for table in existing},
         {table: {column: column for column in columns} for table, columns in existing.items()},
+        {part: parent for part, parent in parents.items() if part in existing},
     )
     for step in steps:
         tables = {now: then for then, now in follower.tables.items()}

@@ -23,6 +23,7 @@ from psycopg2.extensions import connection as Connection
 from playbook.catalog import (
     TableColumns,
     partition_columns,
+    partition_parents,
     search_path,
     stored_bytes,
     table_columns,
@@ -93,7 +94,8 @@ def _views(
     connection: Connection, plan: Plan, existing: TableColumns, path: Sequence[str]
 ) -> list[StepView]:
     names = {table: [column for column, *_ in columns] for table, columns in existing.items()}
-    return list(follow(plan.steps, names, path or search_path(connection)))
+    parents = partition_parents(connection)
+    return list(follow(plan.steps, names, path or search_path(connection), parents))
 
 
 def _untold(plan: Plan, views: Sequence[StepView]) -> tuple[str, ...]:

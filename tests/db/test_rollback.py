@@ -530,3 +530,48 @@ def test_rows_in_the_schema_that_env_py_s_search_path_names_are_saved_down_to_th
     (file,) = Path(namespace["alembic_ini"]).parent.glob("runs/*rollback*/salvage/*.csv")
     assert "precious" in file.read_text("utf-8")
     assert "late" in file.read_text("utf-8")
+
+
+PARTITIONED = Script(
+    execute(
+        'CREATE SCHEMA "Sales & Co"',
+        'CREATE TABLE "Sales & Co"."Order" ("Id" int, "Day" date, PRIMARY KEY ("Id", "Day")) '
+        'PARTITION BY RANGE ("Day")',
+        'CREATE TABLE "Sales & Co"."Order 2026" PARTITION OF "Sales & Co"."Order" '
+        "FOR VALUES FROM ('2026-01-01') TO ('2027-01-01')",
+        'CREATE TABLE rest PARTITION OF "Sales & Co"."Order" DEFAULT',
+    ),
+    execute('DROP SCHEMA "Sales & Co" CASCADE'),
+)
+NAMED = Script(
+    execute(
+        'ALTER TABLE "Sales & Co"."Order" ADD COLUMN "Näme" text',
+        'ALTER TABLE "Sales & Co"."Order" ADD COLUMN note text',
+        'ALTER TABLE "Sales & Co"."Order" RENAME COLUMN note TO "Note"',
+    ),
+    execute(
+        'ALTER TABLE "Sales & Co"."Order" RENAME COLUMN "Note" TO note',
+        'ALTER TABLE "Sales & Co"."Order" DROP COLUMN "Näme"',
+    ),
+)
+
+
+def test_partitioned_table_is_saved_once_and_its_partitions_lose_their_columns_with_it(
+    small: Small, fresh_database: Target, run_psql: Callable[..., Any]
+) -> None:
+    namespace = small({"a1": PARTITIONED, "b2": NAMED}, to="head")
+    sql(
+        fresh_database,
+        """INSERT INTO "Sales & Co"."Order"
+        VALUES (1, '2026-05-01', 'x', 'y'), (2, '2025-01-01', 'z', NULL)""",
+    )
+    before = picture(fresh_database)
+
+    go(rollback, namespace, target="base", backup="never")
+
+    folder = salvage_of(namespace)
+    saved = {path.name for path in folder.glob("*.csv")}
+    assert saved == {"Sales %26 Co.Order.csv", "Sales %26 Co.Order.a1.csv"}
+    go(upgrade, namespace)
+    loaded(fresh_database, folder, run_psql)
+    assert picture(fresh_database) == before
