@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +22,8 @@ for _variable in [name for name in os.environ if name.startswith("PG")]:
     del os.environ[_variable]
 os.environ.pop("PLAYBOOK_SANDBOX_POSTGRES", None)
 os.environ.pop("DATABASE_URL", None)
+# What a shell puts into the background ignores interrupts, and so would all children.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from builders import Project, Script, staging_project  # noqa: E402
 from playbook import sandbox, upgrade  # noqa: E402

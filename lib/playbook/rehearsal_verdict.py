@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from playbook.formats import bytes_text, count, seconds
 from playbook.records import Checks, Finding, Severity
@@ -15,12 +16,16 @@ EITHER_WAY = ("failed", "not-transactional", "rewrites")
 """Troubles whose words do not say on which way they were met."""
 
 
-def judge_trip(trip: RoundTrip, allowed: Allowed) -> Checks:
+def judge_trip(trip: RoundTrip, allowed: Allowed, accepted: Sequence[str] = ()) -> Checks:
     """Return a finding for each question a reviewer asks; every trouble is one of them.
 
     Locks, times and WAL are those of the quicker of a revision's two ways up: the first one reads
     from the disk what nobody had read in the copy before.
+
+    Args:
+        accepted: revisions whose way down is known to be wrong: what it shows is a WARN.
     """
+    trip = replace(trip, troubles=tuple(_weighed(one, accepted) for one in trip.troubles))
     if not trip.revisions and not trip.troubles:
         nothing = "Nothing was pending, so nothing was rehearsed."
         return Checks((Finding("round-trip", Severity.OK, "plan", nothing),))
@@ -36,6 +41,14 @@ def judge_trip(trip: RoundTrip, allowed: Allowed) -> Checks:
             *_measured(trip, allowed),
         )
     )
+
+
+def _weighed(trouble: Trouble, accepted: Sequence[str]) -> Trouble:
+    known = trouble.direction == "downgrade" and trouble.revision in accepted
+    if not known or trouble.severity is not Severity.STOP:
+        return trouble
+    detail = f"{trouble.detail} It is known, and accepted."
+    return replace(trouble, severity=Severity.WARN, detail=detail)
 
 
 def _complete(trip: RoundTrip) -> Finding:

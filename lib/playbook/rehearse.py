@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from playbook.errors import MigrationStopped, VerifyFailed
+from playbook.errors import MigrationStopped, SettingsError, VerifyFailed
 from playbook.execution import BACKUPS
 from playbook.formats import count, seconds
 from playbook.journal import Run
@@ -54,6 +54,7 @@ class Parameters(Common):
     wal_allowed: str = "256MB"
     sample_above: str = ""
     time_budget: str = ""
+    accept: str = ""
     directory: str = BACKUPS
 
 
@@ -67,6 +68,7 @@ def open_run(namespace: Mapping[str, Any]) -> Run[Parameters]:
             one_of("where", given.where, (SANDBOX,))
         reading(given.sample_above, given.time_budget)
         _allowed(run)
+        _accepted(run)
         check_target(given.target, run.graph, direction="upgrade")
     return run
 
@@ -84,6 +86,22 @@ def _allowed(run: Run[Parameters]) -> Allowed:
         revision_s=parse_duration_s(given.duration_allowed, name="duration_allowed"),
         wal_bytes=parse_size_bytes(given.wal_allowed, name="wal_allowed"),
     )
+
+
+def _accepted(run: Run[Parameters]) -> tuple[str, ...]:
+    """Return the revisions whose way down is known to be wrong.
+
+    Raises:
+        SettingsError: one of them is no revision's id.
+    """
+    asked = tuple(name.strip() for name in run.parameters.accept.split(",") if name.strip())
+    known = {one.revision for one in run.graph.revisions}
+    if unknown := [name for name in asked if name not in known]:
+        raise SettingsError(
+            f"accept names {join(unknown)}, which is no revision.",
+            remedy="Write their ids whole, with commas between: -r accept 0001,0002.",
+        )
+    return asked
 
 
 def show_target(run: Run[Parameters]) -> Banner:
@@ -182,7 +200,7 @@ def run_rehearsal(run: Run[Parameters]) -> RoundTrip:
                 remedy="Run it again.",
             ) from None
         run.keep("copy", made)
-        verdict = run.keep("verdict", judge_trip(trip, _allowed(run)))
+        verdict = run.keep("verdict", judge_trip(trip, _allowed(run), _accepted(run)))
         write_rehearsal(folder, trip, made, verdict)
     return run.keep("trip", trip)
 
@@ -223,7 +241,8 @@ def judge(run: Run[Parameters]) -> Checks:
         failure = VerifyFailed(
             f"The rehearsal did not pass: {named}.",
             state=f"{run.server.database} was only read, and the copy was dropped.",
-            remedy="Mend the revision files and run `rehearse` again.",
+            remedy="Mend the revision files and run `rehearse` again; where they are not yours and "
+            "only the way down is wrong, accept it by -r accept and their ids.",
         )
         run.show_then_fail(checks, failure)
     return run.keep("judged", checks)

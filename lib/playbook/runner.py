@@ -742,6 +742,7 @@ class Runner:
 
     def author(self, request: Mapping[str, Any]) -> Any:
         """Answer a request about a new revision, by the file beside this one."""
+        sys.dont_write_bytecode = True  # Alembic loads what it has written
         return getattr(drafting(), request["verb"])(self, request)
 
     def graph(self, request: Mapping[str, Any]) -> dict[str, Any]:

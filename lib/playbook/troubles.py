@@ -38,8 +38,11 @@ __all__ = [
     "without_way_down",
 ]
 
-GONE = {"dropped", "rows changed", "values changed", "type changed"}
-"""Kinds of `playbook.records.Difference` after which something of the data is not as it was."""
+GONE = {"dropped", "rows changed", "values changed"}
+"""Kinds of `playbook.records.Difference` after which something of the data is not as it was.
+
+A column of another type is none of them: its values cannot be compared, and it leaves a trace.
+"""
 SHOWN = 60
 """Characters of a definition that a sentence quotes."""
 
@@ -94,8 +97,6 @@ def _words(one: Difference) -> str:
         return f"the column with {count(one.rows_before, 'value')} is gone"
     if one.kind == "rows changed":
         return f"{one.rows_before:,} rows became {one.rows_after:,}"
-    if one.kind == "type changed":
-        return f"its type went from {one.detail}"
     if one.rows_before != one.rows_after:
         return f"{count(one.rows_before, 'value')} became {one.rows_after:,}"
     return "values differ"
@@ -235,9 +236,15 @@ def find_other(step: PlanStep, up: Look, again: Look) -> Iterator[Trouble]:
 
 
 def uncompared(before: Look, after: Look) -> list[str]:
-    """Return the tables of which not every value was compared, with the reason."""
+    """Return the tables and columns of which not every value was compared, with the reason."""
     found = compare(before.data, after.data, names=("before", "after")).differences
-    return [f"{one.table} ({one.detail})" for one in found if not one.column and one.detail]
+    tables = [f"{one.table} ({one.detail})" for one in found if not one.column and one.detail]
+    columns = [
+        f"{_name(one)} (its type went from {one.detail})"
+        for one in found
+        if one.column and one.kind == "type changed"
+    ]
+    return tables + columns
 
 
 def of_failure(step: PlanStep, error: PlaybookError, *, on_empty: str = "") -> Trouble:

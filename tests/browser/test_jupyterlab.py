@@ -208,6 +208,7 @@ def test_upgrade_runs_in_jupyterlab_from_top_to_bottom(lab: Lab, page: Page) -> 
         for revision in REVISIONS:
             expect(plan).to_contain_text(revision)
         dots = page.locator(".jp-OutputArea-output svg")
+        expect(dots).to_have_count(3)
         assert [dot.bounding_box()["width"] > 0 for dot in dots.all()] == [True] * 3
         expect(page.get_by_text("$method$...")).to_be_visible()
         expect(outcome).to_contain_text("from 000_baseline to 002_add_rag_tables")

@@ -194,7 +194,9 @@ def missing_module(place: Place) -> Generator[str, None, None]:
     (project.folder / "site").mkdir()
     (project.folder / "site" / "its_own_settings.py").write_text("")
     python = project.folder / "python"
-    python.write_text(f'#!/bin/sh\nPYTHONPATH={project.folder}/site exec {sys.executable} "$@"\n')
+    python.write_text(
+        f'#!/bin/sh\nPYTHONPATH="{project.folder}/site" exec "{sys.executable}" "$@"\n'
+    )
     python.chmod(0o755)
     text = project.ini.read_text().replace("[playbook]\n", f"[playbook]\npython = {python}\n")
     project.ini.write_text(text)

@@ -305,6 +305,7 @@ IN_PROCESS = (
     Case("rehearse", "a lock without a unit", {"lock_allowed": "300"}, ("lock_allowed", "500ms")),
     Case("rehearse", "WAL in apples", {"wal_allowed": "5 apples"}, ("wal_allowed", "500MB")),
     Case("rehearse", "a revision not there", {"target": "zz"}, ("'zz'",)),
+    Case("rehearse", "one accepted that is not there", {"accept": "zz"}, ("zz", "-r accept")),
     Case("rehearse", "no backup there is", {"from_backup": "latest"},
          ("No backup of", "-r from_backup"), "BackupFailed"),
     # what repair alone takes
@@ -480,7 +481,7 @@ def answers(
 ) -> Iterator[dict[Case, Future[Answer]]]:
     """What comes of the cases that are to be tested, two at a time; none changes anything."""
     chosen = [item.callspec.params for item in request.session.items if hasattr(item, "callspec")]
-    cases = [parameters["case"] for parameters in chosen if "case" in parameters]
+    cases = [one["case"] for one in chosen if isinstance(one.get("case"), Case)]
     folder = tmp_path_factory.mktemp("bad")
     with project.entered(), ThreadPoolExecutor(2) as pool:
         yield {

@@ -24,7 +24,9 @@ from playbook import sandbox
 from servers import PrivateServer
 
 WHOLE = os.environ.get("PLAYBOOK_WHOLE_HISTORY") == "1"
-ROUND = ("status", "backup", "preview", "upgrade", "verify", "rollback", "restore")
+ROUND = (
+    "status", "backup", "preview", "rehearse", "upgrade", "verify", "rollback", "restore",
+)  # fmt: skip
 SETTINGS = """
 [playbook]
 alembic_ini = {packages}/{ini}
@@ -80,17 +82,18 @@ class Package:
     begins: str
     older: str
     rows: str
-    table: str
+    wrong_way_down: str
+    """Revisions of which a rehearsal finds that their downgrade fails, or leaves a trace."""
 
 
 PACKAGES = {
     "optuna": Package(
         ini="optuna/storages/_rdb/alembic.ini", run_from="optuna/storages/_rdb", begins="",
-        older="v3.0.0.a", rows=OPTUNA_ROWS, table="trial_values",
+        older="v3.0.0.a", rows=OPTUNA_ROWS, wrong_way_down="v3.0.0.b,v3.0.0.c",
     ),
     "mlflow": Package(
         ini="mlflow/store/db_migrations/alembic.ini", run_from="", begins=MLFLOW_BEGINS,
-        older="c3d9e7f1a2b4", rows=MLFLOW_ROWS, table="runs",
+        older="c3d9e7f1a2b4", rows=MLFLOW_ROWS, wrong_way_down="17e22815139b",
     ),
 }  # fmt: skip
 
@@ -149,9 +152,10 @@ def test_round_on_a_public_package_leaves_its_files_alone(
     begin(package, packages, live, password_server)
     before = contents(packages / name)
     parameters = {"database": "live", "alembic_ini": str(settings)}
+    own = {"upgrade": {"give_up_after": "1min"}, "rehearse": {"accept": package.wrong_way_down}}
     series = [
         {"notebook": str(NOTEBOOKS / f"{book}.ipynb"), "output": str(tmp_path / f"{book}.ipynb"),
-         "parameters": parameters | ({"give_up_after": "1min"} if book == "upgrade" else {})}
+         "parameters": parameters | own.get(book, {})}
         for book in ROUND
     ]  # fmt: skip
 
@@ -166,6 +170,9 @@ def test_round_on_a_public_package_leaves_its_files_alone(
     assert done.returncode == 0, done.stderr[-3000:]
     for book in ROUND:
         assert "[succeeded]" in plain_outputs(read_notebook(tmp_path / f"{book}.ipynb")), book
+    rehearsed = plain_outputs(read_notebook(tmp_path / "rehearse.ipynb"))
+    known = [line for line in rehearsed.splitlines() if "It is known, and accepted." in line]
+    assert {line.split()[2].rstrip(":") for line in known} == {*package.wrong_way_down.split(",")}
     assert {path.name for path in tmp_path.iterdir()} >= {"runs", "backups"}
     assert contents(packages / name) == before
     assert password_server.password not in "".join(p.read_text() for p in tmp_path.glob("*.ipynb"))

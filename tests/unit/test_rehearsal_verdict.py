@@ -76,6 +76,18 @@ def test_each_trouble_is_a_finding_with_its_revision_and_object() -> None:
     assert not [one for one in checks.findings if one.code == "same-data"]
 
 
+def test_a_way_down_that_is_accepted_weighs_less_and_a_way_up_does_not() -> None:
+    down = Trouble("trace", Severity.STOP, "r2", "downgrade", "a.b.c", "It is another.")
+    up = Trouble("failed", Severity.STOP, "r2", "upgrade", "", "It failed.")
+
+    checks = judge_trip(replace(TRIP, troubles=(down, up)), Allowed(), accepted=("r2",))
+
+    assert [one.code for one in checks.stops] == ["failed"]
+    (trace,) = [one for one in checks.findings if one.code == "trace"]
+    assert trace.detail == "It is another. It is known, and accepted."
+    assert judge_trip(replace(TRIP, troubles=(down,)), Allowed(), accepted=("r3",)).stops
+
+
 def test_a_trip_that_was_stopped_does_not_pass() -> None:
     begun = Rehearsed("r3", "third", "0" * 64)
 
