@@ -290,7 +290,7 @@ def _empty_copy(target: Target) -> Iterator[Target]:
 
 @contextmanager
 def _copy_on_server(target: Target, name: str, schema: str) -> Iterator[Target]:
-    copy = led_elsewhere(target, target.with_conninfo(dbname=name))
+    copy = led_elsewhere(target, target.with_conninfo(dbname=name), beside=True)
     quoted = sql.Identifier(name)
     with connect(target) as admin, admin.cursor() as cursor:
         tools = find_client_tools(server_info(admin).version_num)

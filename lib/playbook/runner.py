@@ -227,6 +227,7 @@ class Observer:
         self.limited = False
         self.before_concurrently: dict[str, str] = {}
         self.meter: Meter | None = None
+        self.guard: Any = None
 
     def listen(self) -> None:
         """Hook every pool and engine of this process, whoever creates them."""
@@ -262,6 +263,8 @@ class Observer:
         self.tables = {
             int(row[0]): (row[1], int(row[2])) for row in query(dbapi_connection, TABLES)
         }
+        if self.guard:
+            self.guard.begin(dbapi_connection)
         dbapi_connection.commit()
         self.emit({"event": "session", "pid": int(pid)})
 
@@ -280,6 +283,8 @@ class Observer:
         raw = connection.connection
         autocommit = bool(getattr(getattr(raw, "dbapi_connection", raw), "autocommit", False))
         self.autocommit = autocommit
+        if self.guard:
+            self.guard.before_statement(raw, statement, autocommit)
         if self.recording and not self.limited:
             self.limited = True  # env.py may have set its own since the session was set up
             self.limit(raw)
@@ -370,6 +375,8 @@ class Observer:
     def on_commit(self, connection: Any) -> None:
         """Read the transaction's id, the locks that it holds and the tables that it rewrote."""
         raw = connection.connection
+        if self.guard:
+            self.guard.before_commit(raw)
         rows = query(raw, OWN_TRANSACTION)
         self.xids += [int(rows[0][0])] if rows[0][0] else []
         written_here = set()
@@ -495,6 +502,7 @@ class Runner:
         self.emit = emit
         self.observer = Observer(emit, request.get("expected"), request.get("session", {}))
         self.observer.listen()
+        self.keep_within(request)
         self.buffer = io.StringIO()
         self.config = Config(request["alembic_ini"], output_buffer=self.buffer)
         if request.get("url"):
@@ -507,6 +515,13 @@ class Runner:
             self.add_versions(request["drafts"])
         # Now, as the files are loaded: what runs later is this, whatever they hold by then.
         self.hashes = load_hashes(self.script)
+
+    def keep_within(self, request: Mapping[str, Any]) -> None:
+        """Keep a revision that runs on a copy within it, by the file beside this one."""
+        if request.get("scratch"):
+            beside("guarding").Strays(request["expected"]).listen()
+        if request.get("scratch") == "beside":
+            self.observer.guard = beside("guarding").Guard(query)
 
     def run_env(
         self,
@@ -533,7 +548,7 @@ class Runner:
 
     def author(self, request: Mapping[str, Any]) -> Any:
         """Answer a request about a new revision, by the file beside this one."""
-        return getattr(drafting(), request["verb"])(self, request)
+        return getattr(beside("drafting"), request["verb"])(self, request)
 
     def graph(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Return all revisions, in upgrade order, and the heads."""
@@ -612,9 +627,11 @@ class Runner:
 
         self.buffer.seek(0)
         self.buffer.truncate()
-        self.run_env(
-            render, as_sql=True, starting_rev=request["current"] or None, destination_rev=None
-        )
+        # Offline means that nothing is run, and a revision may connect by itself all the same.
+        with beside("guarding").only_reading():
+            self.run_env(
+                render, as_sql=True, starting_rev=request["current"] or None, destination_rev=None
+            )
         return pieces
 
     def run(self, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -740,10 +757,10 @@ class Runner:
 
 
 @functools.lru_cache(maxsize=None)
-def drafting() -> Any:
-    """Return the module that writes revisions, loaded by its path: this folder is on no path."""
-    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "drafting.py")
-    spec: Any = importlib.util.spec_from_file_location("playbook_drafting", path)
+def beside(name: str) -> Any:
+    """Return a module beside this one, loaded by its path: this folder is on no path."""
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "%s.py" % name)
+    spec: Any = importlib.util.spec_from_file_location("playbook_%s" % name, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

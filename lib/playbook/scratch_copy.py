@@ -140,7 +140,8 @@ def _place(wanted: CopyWanted) -> tuple[Target, Target]:
     name = scratch_name("rehearse")
     if not wanted.elsewhere:
         copy = replace(wanted.target.with_conninfo(dbname=name), protected=False)
-        return maintenance_target(wanted.target), led_elsewhere(wanted.target, copy)
+        copy = led_elsewhere(wanted.target, copy, beside=True)
+        return maintenance_target(wanted.target), copy
     project = wanted.target.project
     server = ensure_server(project)
     admin = sandbox_maintenance(project, server.socket_directory)

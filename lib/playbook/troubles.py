@@ -27,6 +27,7 @@ from playbook.statements import indexes_built_concurrently, parse_statements, re
 from playbook.verification import compare
 
 __all__ = [
+    "LEAVES_COPY",
     "Look",
     "find_dropped",
     "find_lost",
@@ -40,6 +41,8 @@ __all__ = [
 
 GONE = {"dropped", "rows changed", "values changed", "type changed"}
 """Kinds of `playbook.records.Difference` after which something of the data is not as it was."""
+LEAVES_COPY = "SharedChangeError"
+"""The kind of the error of a revision that would change what is not the copy's alone."""
 SHOWN = 60
 """Characters of a definition that a sentence quotes."""
 
@@ -258,6 +261,8 @@ def of_failure(step: PlanStep, error: PlaybookError, *, on_empty: str = "") -> T
         remedy = "Correct the rows first, or let the revision do it: `preview` shows which."
     elif on_empty == "again":
         remedy = "Mend the downgrade."
+    elif getattr(error, "kind", "") == LEAVES_COPY:
+        remedy = error.remedy
     return Trouble(
         "failed",
         Severity.STOP,
