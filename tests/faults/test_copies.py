@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from builders import TABLE, Script, execute
-from playbook import rehearse
+from builders import SECOND, TABLE, Project, Script, execute
+from playbook import rehearse, upgrade
 from playbook.database import connect, fetch
 from playbook.errors import PlaybookError, VerifyFailed
 from playbook.new_database import maintenance_target
-from playbook.targets import Target
+from playbook.targets import Target, load_target
+from servers import PrivateServer
 from steps import Namespace, go, picture
 
 Small = Callable[..., Namespace]
@@ -136,3 +137,58 @@ def test_a_connection_of_a_revisions_own_to_the_live_database_only_reads(
         go(rehearse, namespace)
 
     assert picture(fresh_database) == before
+
+
+def test_a_subscription_stays_out_of_the_copy_so_that_it_can_be_dropped(
+    small: Small, fresh_database: Target
+) -> None:
+    namespace = small({"r1": TABLE, "r2": SECOND})
+    subscribe = (
+        "CREATE SUBSCRIPTION attack CONNECTION 'host=/nowhere' PUBLICATION p "
+        "WITH (connect = false, slot_name = 'attack')"
+    )
+    unsubscribe = ("ALTER SUBSCRIPTION attack SET (slot_name = NONE)", "DROP SUBSCRIPTION attack")
+    with connect(fresh_database) as connection, connection.cursor() as cursor:
+        cursor.execute(subscribe)
+        try:
+            outcome = go(rehearse, namespace, copy_by="dump")
+            left = [row for row in databases(fresh_database) if row.startswith("playbook_")]
+        finally:
+            for statement in unsubscribe:
+                cursor.execute(statement)
+
+    assert "1 revision passed" in outcome.summary
+    assert left == []
+
+
+def databases(target: Target) -> list[str]:
+    with connect(maintenance_target(target)) as connection:
+        return [name for (name,) in fetch(connection, "SELECT datname FROM pg_database ORDER BY 1")]
+
+
+@pytest.mark.parametrize("other_version", [15], indirect=True)
+@pytest.mark.parametrize("copy_by", ["dump", "template"])
+def test_what_a_revision_writes_to_a_foreign_table_does_not_arrive(
+    copy_by: str, staging: Callable[..., Project], other_version: PrivateServer
+) -> None:
+    project = staging({"r1": TABLE, "r2": Script(execute("INSERT INTO far VALUES (7)"))})
+    server = other_version
+    with server.database() as name, server.database() as other:
+        namespace = {"database": server.url(name), "alembic_ini": str(project.ini)}
+        go(upgrade, namespace, target="r1")
+        server.execute("CREATE TABLE near (id int)", database=other)
+        server.execute(
+            "CREATE EXTENSION postgres_fdw",
+            "CREATE SERVER s FOREIGN DATA WRAPPER postgres_fdw OPTIONS "
+            f"(host '127.0.0.1', port '{server.port}', dbname '{other}')",
+            "CREATE USER MAPPING FOR postgres SERVER s OPTIONS (user 'postgres')",
+            "CREATE FOREIGN TABLE far (id int) SERVER s "
+            "OPTIONS (table_name 'near', updatable 'true')",
+            database=name,
+        )
+
+        with pytest.raises(VerifyFailed, match=r"r2.*failed"):
+            go(rehearse, namespace, copy_by=copy_by)
+
+        with connect(load_target(server.url(other), project.ini)) as connection:
+            assert fetch(connection, "SELECT * FROM near") == []
