@@ -30,6 +30,7 @@ from playbook.contents import Contents, find_difference, read_contents
 from playbook.database import connect, fetch_value
 from playbook.dump import (
     WITHOUT_OWNERS,
+    WITHOUT_SUBSCRIPTIONS,
     ClientTools,
     choose_compression,
     client_tools_for,
@@ -421,7 +422,8 @@ def _check_restore(manifest: BackupManifest, target: Target, tools: ClientTools)
         hold_database(admin, scratch.database)
         cursor.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(name))
         try:
-            return _restore_and_compare(manifest, scratch, tools, WITHOUT_OWNERS)
+            extra = (*WITHOUT_OWNERS, *WITHOUT_SUBSCRIPTIONS)
+            return _restore_and_compare(manifest, scratch, tools, extra)
         finally:
             cursor.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(name))
 

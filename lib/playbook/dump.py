@@ -36,6 +36,7 @@ from playbook.zstd_files import SUFFIX, Compressor, Feeder, check_frames
 
 __all__ = [
     "WITHOUT_OWNERS",
+    "WITHOUT_SUBSCRIPTIONS",
     "ClientTools",
     "Progress",
     "choose_compression",
@@ -66,6 +67,8 @@ _FINISHED = re.compile(r"finished item (\d+) ")
 _PARTITION = re.compile(r"^\d+; \d+ \d+ TABLE ATTACH ", re.MULTILINE)
 LEASH = Path(__file__).with_name("leash.py")
 WITHOUT_OWNERS = ("--no-owner", "--no-privileges")
+WITHOUT_SUBSCRIPTIONS = ("--no-subscriptions",)
+"""For what is dropped again: a database with one cannot be, and theirs reach the publisher."""
 """Options of pg_restore: all belongs to who restores it."""
 SECTIONS = tuple((f"--section={name}",) for name in ("pre-data", "data", "post-data"))
 POLL_S = 0.02
@@ -270,7 +273,7 @@ def dump_schema(
     """
     command = [tools.path("pg_dump"), "--schema-only", "--exclude-schema=playbook"]
     command += [f"--exclude-table={_pattern(name)}" for name in leave_out]
-    command += ["--lock-wait-timeout=30s"]
+    command += ["--lock-wait-timeout=30s", *WITHOUT_SUBSCRIPTIONS]
     command += [] if owners else ["--no-owner", "--no-privileges"]
     text = _run(target, command)
     # pg_dump 16 and later write a random key for \restrict; it would make equal schemas differ.

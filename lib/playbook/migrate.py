@@ -186,6 +186,7 @@ class Alembic:
             expected=expected,
             session={**SESSION, **session},
             drafts=self._target.drafts,
+            scratch=self._target.scratch,
         )
 
     def _invocation(self) -> dict[str, Any]:
@@ -605,6 +606,15 @@ class Alembic:
                 f"The database is now at {text}, which is not where this plan starts.",
                 state="Nothing was changed by this step.",
                 remedy="Somebody else migrated it: run this again to plan anew.",
+            )
+        if kind == "SharedChangeError":
+            return MigrationFailed(
+                f"It changes {_sentence(text)}",
+                state="It was stopped before that: a copy cannot show it, and it would stay.",
+                remedy="Make roles, grants on databases and settings of the server in a runbook of "
+                "their own; -r where sandbox rehearses the revision on another server.",
+                transactional=event.get("transactional", True),
+                kind=kind,
             )
         if kind == "LateRowsError":
             return GuardRefused(

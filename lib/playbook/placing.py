@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -49,9 +50,7 @@ def place_texts(
     try:
         for path, text in texts.items():
             path.parent.mkdir(exist_ok=True)
-            with path.open("x", encoding="utf-8", newline="") as file:
-                written.append(path)
-                file.write(text)
+            _place_whole(path, text, written)
         _must_load(target, server, draft)
     except BaseException as error:  # an interrupt, too, leaves all or nothing
         for path in written:
@@ -64,6 +63,30 @@ def place_texts(
             state="What had been written of it was taken away again.",
             remedy=f"The draft is in {draft.files[0].path.parent}.",
         ) from error
+
+
+def _place_whole(path: Path, text: str, written: list[Path]) -> None:
+    """Write a new file so that it is there whole or not at all, also after a kill.
+
+    Args:
+        written: gets what is to be taken away again after a failure.
+    """
+    unfinished = path.with_name(f".{path.name}.unfinished")  # no name that Alembic reads
+    written.append(unfinished)
+    with unfinished.open("w", encoding="utf-8", newline="") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    try:
+        os.link(unfinished, path)  # unlike a rename it replaces nothing
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        with path.open("x", encoding="utf-8", newline="") as file:
+            written.append(path)
+            file.write(text)
+    written.append(path)
+    unfinished.unlink()
 
 
 def _must_load(target: Target, server: ServerInfo, draft: Draft) -> None:

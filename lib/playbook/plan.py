@@ -311,7 +311,7 @@ def _path_of_database(schemas: Sequence[str]) -> str:
 
 @contextmanager
 def _copy_on_server(target: Target, name: str, schema: str) -> Iterator[Target]:
-    copy = led_elsewhere(target, target.with_conninfo(dbname=name))
+    copy = led_elsewhere(target, target.with_conninfo(dbname=name), beside=True)
     quoted = sql.Identifier(name)
     with connect(target) as admin, admin.cursor() as cursor:
         tools = client_tools_for(server_info(admin))

@@ -10,6 +10,7 @@ from playbook.catalog import installed_extensions, table_sizes
 from playbook.database import connect, fetch, server_info
 from playbook.dump import client_tools_for
 from playbook.errors import BackupFailed, GuardRefused
+from playbook.foreign_servers import foreign_wrappers
 from playbook.formats import moment
 from playbook.new_database import maintenance_target
 from playbook.preflight import Question, check
@@ -44,6 +45,7 @@ def check_rehearsal(wanted: CopyWanted, question: Question, tables: Sequence[str
         needed = (base or wanted.server.size_bytes) + again
         findings = [f for f in general if f.code in GENERAL]
         findings += _place(wanted, live, needed, list(extensions))
+        findings += _foreign(foreign_wrappers(live))
     return Checks((*findings, _copy(wanted)))
 
 
@@ -80,6 +82,20 @@ def _may_create(may: bool) -> Finding:
         "create-database", Severity.STOP, "role", "It may not make a database.",
         "ALTER ROLE ... CREATEDB, or rehearse in the sandbox: -r where sandbox.",
     )  # fmt: skip
+
+
+def _foreign(wrappers: Sequence[str]) -> list[Finding]:
+    """Warn of foreign tables that the copy cannot keep from writing."""
+    if not wrappers:
+        return []
+    return [
+        Finding(
+            "foreign-tables", Severity.WARN, ", ".join(wrappers),
+            "The copy's foreign tables lie where the database's do.",
+            "Go on only if the plan's revisions write nothing to them.",
+            "What a revision writes to them on the copy arrives there.",
+        )
+    ]  # fmt: skip
 
 
 def _version(live: ServerInfo, sandbox: ServerInfo) -> Finding:

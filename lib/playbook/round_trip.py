@@ -26,6 +26,7 @@ from playbook.snapshot import EVERYTHING, Reading, take_snapshot
 from playbook.statements import read_statements
 from playbook.targets import Target
 from playbook.troubles import (
+    LEAVES_COPY,
     Look,
     find_dropped,
     find_lost,
@@ -256,6 +257,7 @@ class _Trip:
         on_empty = "again" if again else ""
         if (
             not again
+            and kind != LEAVES_COPY  # elsewhere, too, it would stay
             and step.direction == "upgrade"
             and not left
             and step.revision not in self.current

@@ -261,6 +261,7 @@ class Observer:
         self.limited = False
         self.before_concurrently: dict[str, str] = {}
         self.meter: Meter | None = None
+        self.guard: Any = None
 
     @property
     def read_only(self) -> bool:
@@ -304,6 +305,8 @@ class Observer:
         self.tables = {
             int(row[0]): (row[1], int(row[2])) for row in query(dbapi_connection, TABLES)
         }
+        if self.guard:
+            self.guard.begin(dbapi_connection)
         dbapi_connection.commit()
         self.emit({"event": "session", "pid": int(pid)})
 
@@ -327,6 +330,8 @@ class Observer:
         raw = connection.connection
         autocommit = bool(getattr(getattr(raw, "dbapi_connection", raw), "autocommit", False))
         self.autocommit = autocommit
+        if self.guard:
+            self.guard.before_statement(raw, statement, autocommit)
         if self.recording and not self.limited:
             self.limited = True  # env.py may have set its own since the session was set up
             self.limit(raw)
@@ -416,6 +421,8 @@ class Observer:
     def on_commit(self, connection: Any) -> None:
         """Read the transaction's id, the locks that it holds and the tables that it rewrote."""
         raw = connection.connection
+        if self.guard:
+            self.guard.before_commit(raw)
         rows = query(raw, OWN_TRANSACTION)
         self.xids += [int(rows[0][0])] if rows[0][0] else []
         written_here = set()
@@ -675,6 +682,7 @@ class Runner:
         self.emit = emit
         self.observer = Observer(emit, request.get("expected"), request.get("session", {}))
         self.observer.listen()
+        self.keep_within(request)
         self.buffer = io.StringIO()
         os.environ.update(request["environment"])
         self.config = load_config(request, output_buffer=self.buffer)
@@ -712,6 +720,13 @@ class Runner:
         self.hashes = load_hashes(self.script)
         self.has_learned = False
 
+    def keep_within(self, request: Mapping[str, Any]) -> None:
+        """Keep a revision that runs on a copy within it, by the file beside this one."""
+        if request.get("scratch"):
+            beside("guarding").Strays(request["expected"]).listen()
+        if request.get("scratch") == "beside":
+            self.observer.guard = beside("guarding").Guard(query)
+
     def run_env(
         self,
         function: Callable[[tuple[str, ...], MigrationContext], Iterable[Any]],
@@ -743,7 +758,7 @@ class Runner:
     def author(self, request: Mapping[str, Any]) -> Any:
         """Answer a request about a new revision, by the file beside this one."""
         sys.dont_write_bytecode = True  # Alembic loads what it has written
-        return getattr(drafting(), request["verb"])(self, request)
+        return getattr(beside("drafting"), request["verb"])(self, request)
 
     def graph(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Return all revisions, in upgrade order, and the heads."""
@@ -874,9 +889,11 @@ class Runner:
 
         self.buffer.seek(0)
         self.buffer.truncate()
-        self.run_env(
-            render, as_sql=True, starting_rev=request["current"] or None, destination_rev=None
-        )
+        # Offline means that nothing is run, and a revision may connect by itself all the same.
+        with beside("guarding").only_reading():
+            self.run_env(
+                render, as_sql=True, starting_rev=request["current"] or None, destination_rev=None
+            )
         return pieces
 
     def run(self, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -1015,10 +1032,10 @@ class Runner:
 
 
 @functools.lru_cache(maxsize=None)
-def drafting() -> Any:
-    """Return the module that writes revisions, loaded by its path: this folder is on no path."""
-    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "drafting.py")
-    spec: Any = importlib.util.spec_from_file_location("playbook_drafting", path)
+def beside(name: str) -> Any:
+    """Return a module beside this one, loaded by its path: this folder is on no path."""
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "%s.py" % name)
+    spec: Any = importlib.util.spec_from_file_location("playbook_%s" % name, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

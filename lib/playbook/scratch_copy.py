@@ -23,12 +23,14 @@ from playbook.database import connect, fetch_value, map_driver_errors, server_in
 from playbook.database_swap import sessions_on
 from playbook.dump import (
     WITHOUT_OWNERS,
+    WITHOUT_SUBSCRIPTIONS,
     choose_compression,
     client_tools_for,
     dump_database,
     restore_archive,
 )
 from playbook.errors import GuardRefused, PrivilegeMissing
+from playbook.foreign_servers import let_only_read
 from playbook.formats import bytes_text, count
 from playbook.leftovers import hold_database, scratch_name, sweep_databases
 from playbook.new_database import create, drop, finish, maintenance_target, read_like
@@ -104,9 +106,10 @@ def make_copy(
         hold_database(admin, copy.database)
         stack.callback(_drop, admin_target, copy.database)
         how, more = _fill(wanted, admin, copy, on_progress)
-        with connect(copy, read_only=True) as connection:
+        with connect(copy) as connection:
             made = server_info(connection)
-        _must_differ(wanted, made)
+            _must_differ(wanted, made)
+            let_only_read(copy, connection)
         yield (
             copy,
             CopyMade(
@@ -140,7 +143,8 @@ def _place(wanted: CopyWanted) -> tuple[Target, Target]:
     name = scratch_name("rehearse")
     if not wanted.elsewhere:
         copy = replace(wanted.target.with_conninfo(dbname=name), protected=False)
-        return maintenance_target(wanted.target), led_elsewhere(wanted.target, copy)
+        copy = led_elsewhere(wanted.target, copy, beside=True)
+        return maintenance_target(wanted.target), copy
     project = wanted.target.project
     server = ensure_server(project)
     admin = sandbox_maintenance(project, server.socket_directory)
@@ -238,7 +242,7 @@ def _restore(
     """Restore a dump into a new database, prove it if it is a backup's, and analyse it."""
     tools = client_tools_for(wanted.server)
     owners = not wanted.elsewhere and bool(fetch_value(admin, MAY_KEEP_OWNERS))
-    extra = () if owners else WITHOUT_OWNERS
+    extra = (*WITHOUT_SUBSCRIPTIONS, *(() if owners else WITHOUT_OWNERS))
     like = None if wanted.elsewhere else read_like(admin, wanted.server.database)
     if like:
         create(admin, copy.database, like, run_id=wanted.run_id)

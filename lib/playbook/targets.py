@@ -73,6 +73,7 @@ VARIABLES = {
 Source: PostgreSQL's documentation, "Environment Variables" of libpq.
 """
 
+LOCAL = (None, "", "localhost", "127.0.0.1", "::1")
 _URL_SCHEME = re.compile(r"^postgres(?:ql)?(?:\+\w+)?://")
 _FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl", "passfile")
 _SECRET_KEYS = ("password", "sslpassword")
@@ -130,6 +131,9 @@ class Target:
     """A folder of revision files that are not in the project yet; Alembic takes them as its own."""
     variable: str = ""
     """The environment variable that holds its URL, where one does: env.py may read it, too."""
+    scratch: str = ""
+    """``beside`` (on the original's server) or ``elsewhere`` for a copy that is dropped again, and
+    that a revision must not leave; "" for a database that is meant."""
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Variables that its child processes get in place of this process's own."""
     schemas: tuple[str, ...] = ()
@@ -237,21 +241,49 @@ class _Url:
         return self.target.sqlalchemy_url(driver or self.driver, secret=self.secret)
 
 
-def led_elsewhere(original: Target, copy: Target) -> Target:
-    """Return a copy's target whose child processes read its URL from the original's variable.
+def led_elsewhere(original: Target, copy: Target, *, beside: bool = False) -> Target:
+    """Return a copy's target whose child processes find it where they would find the original.
 
-    A project whose env.py reads that variable itself is so led to the copy. Driver and query of the
-    URL stay, and its password where the server is the same.
+    A variable whose URL leads to the original, the target's own or any other one that env.py or a
+    revision may read, holds the copy's instead; so do libpq's own variables where one of them names
+    a database. Driver and query of a URL stay, and its password where the server is the same.
+
+    Args:
+        beside: whether the copy is on a server that is not to be changed otherwise.
     """
-    if not original.variable:
-        return copy
-    text = os.environ.get(original.variable, "")
+    same_server = original.conninfo.get("host") == copy.conninfo.get("host")
+    led = {
+        name: _led_url(text, copy, same_server=same_server)
+        for name, text in (os.environ | dict(original.environment)).items()
+        if name == original.variable or _leads_to(text, original)
+    }
+    if any(name in os.environ for name in ("PGDATABASE", "PGSERVICE")):
+        led |= copy.libpq_variables()
+    return replace(copy, scratch="beside" if beside else "elsewhere", environment=led)
+
+
+def _led_url(text: str, copy: Target, *, same_server: bool) -> str:
     parts = urlsplit(text)
-    if original.conninfo.get("host") == copy.conninfo.get("host") and parts.netloc:
-        url = parts._replace(path=f"/{quote(copy.database, safe='')}").geturl()
-    else:
-        url = copy.sqlalchemy_url(parts.scheme.partition("+")[2] or "psycopg2")
-    return replace(copy, environment={original.variable: url})
+    if same_server and parts.netloc:
+        return parts._replace(path=f"/{quote(copy.database, safe='')}").geturl()
+    return copy.sqlalchemy_url(parts.scheme.partition("+")[2] or "psycopg2")
+
+
+def _leads_to(text: str, target: Target) -> bool:
+    """Say whether a text is a URL of the target's database, as far as names tell."""
+    if not _URL_SCHEME.match(text):
+        return False
+    try:
+        found = parse_dsn(_URL_SCHEME.sub("postgresql://", text))
+    except psycopg2.ProgrammingError:
+        return False
+    if target.kind == SANDBOX and "host" not in target.conninfo:  # its socket is not known yet
+        return found.get("dbname") == target.database
+    one, other = (
+        ("" if keywords.get("host") in LOCAL else keywords.get("host"), keywords.get("dbname"))
+        for keywords in (found, target.conninfo)
+    )
+    return one == other
 
 
 def redact(text: str) -> str:

@@ -27,6 +27,7 @@ from playbook.statements import indexes_built_concurrently, parse_statements, re
 from playbook.verification import compare
 
 __all__ = [
+    "LEAVES_COPY",
     "Look",
     "find_dropped",
     "find_lost",
@@ -43,6 +44,8 @@ GONE = {"dropped", "rows changed", "values changed"}
 
 A column of another type is none of them: its values cannot be compared, and it leaves a trace.
 """
+LEAVES_COPY = "SharedChangeError"
+"""The kind of the error of a revision that would change what is not the copy's alone."""
 SHOWN = 60
 """Characters of a definition that a sentence quotes."""
 
@@ -265,6 +268,8 @@ def of_failure(step: PlanStep, error: PlaybookError, *, on_empty: str = "") -> T
         remedy = "Correct the rows first, or let the revision do it: `preview` shows which."
     elif on_empty == "again":
         remedy = "Mend the downgrade."
+    elif getattr(error, "kind", "") == LEAVES_COPY:
+        remedy = error.remedy
     return Trouble(
         "failed",
         Severity.STOP,

@@ -29,8 +29,9 @@ ORDER BY attnum
 
 HEAD = """\
 -- Takes out what the import {marker} added to the corpus {corpus},
--- and puts back what it took out. Whatever is destroyed by that, embeddings that were computed
--- since among it, is written to undone.*.copy first. Run it in this folder:
+-- and puts back what it took out, except older versions of a file whose text a later import has
+-- brought: undo that one first, then this one again. Whatever is destroyed by that, embeddings
+-- that were computed since among it, is written to undone.*.copy first. Run it in this folder:
 --     psql -X -f undo.sql (with the database's connection)
 \\set ON_ERROR_STOP on
 BEGIN ISOLATION LEVEL REPEATABLE READ;
@@ -44,13 +45,18 @@ DELETE FROM rag_documents WHERE {mine};
 """
 PUT_BACK = """\
 CREATE TEMPORARY TABLE old_{table} ON COMMIT DROP AS SELECT {columns} FROM {table} LIMIT 0;
-\\copy old_{table} FROM '{file}'
+{copies}
 INSERT INTO {table} ({columns}) SELECT DISTINCT ON (id) {columns} FROM old_{table} AS old
-WHERE EXISTS (SELECT FROM {parent}) ON CONFLICT DO NOTHING;
+WHERE {condition} ON CONFLICT DO NOTHING;
 """
-PARENTS = {
-    "rag_documents": "rag_corpora AS c WHERE c.id = old.corpus_id",
-    "rag_chunks": "rag_documents AS d WHERE d.id = old.document_id",
+CONDITIONS = {
+    "rag_documents": (
+        "EXISTS (SELECT FROM rag_corpora AS c WHERE c.id = old.corpus_id)\n"
+        "AND NOT EXISTS (SELECT FROM rag_documents AS later WHERE later.corpus_id = old.corpus_id\n"
+        "    AND later.source_uri = old.source_uri AND later.id <> old.id\n"
+        "    AND later.attributes ->> 'file_sha256' IS NOT NULL)"
+    ),
+    "rag_chunks": "EXISTS (SELECT FROM rag_documents AS d WHERE d.id = old.document_id)",
 }
 DROP_CORPUS = """\
 DELETE FROM rag_corpora AS c WHERE c.id = {corpus}
@@ -68,13 +74,15 @@ class Undo:
         self._corpus = corpus
         self._made_corpus = made_corpus
         self._columns: dict[str, list[str]] = {}
+        self._saved = 0
         self._write()
 
     def save(self, connection: Connection, documents: Sequence[int]) -> None:
-        """Add documents and their chunks to the run's files, before they are deleted.
+        """Write documents and their chunks to the run's files, before they are deleted.
 
-        A batch that is rolled back afterwards leaves them there: the script puts back only what
-        is missing.
+        Each time to files of its own, which the script names once they are whole: what a killed
+        run has half written is not in its way. A batch that is rolled back afterwards leaves its
+        files there: the script puts back only what is missing.
         """
         if not self._columns:
             self._columns = {
@@ -88,14 +96,23 @@ class Undo:
                 sql.Identifier(key),
                 sql.Literal(list(documents)),
             )
-            with self._file(table).open("ab") as file, connection.cursor() as cursor:
+            with (
+                self._file(table, self._saved + 1).open("xb") as file,
+                connection.cursor() as cursor,
+            ):
                 cursor.copy_expert(statement, file)
                 file.flush()
                 os.fsync(file.fileno())
+        self._saved += 1
         self._write()
 
-    def _file(self, table: str) -> Path:
-        return self.script.with_name(f"replaced.{table}.copy")
+    def _file(self, table: str, number: int) -> Path:
+        return self.script.with_name(f"replaced.{number:04d}.{table}.copy")
+
+    def _copies(self, table: str) -> str:
+        """Return what reads a table's files, a line each."""
+        names = (self._file(table, number).name for number in range(1, self._saved + 1))
+        return "\n".join(f"\\copy old_{table} FROM '{name}'" for name in names)
 
     def _write(self) -> None:
         mine = (
@@ -108,8 +125,8 @@ class Undo:
             text += PUT_BACK.format(
                 table=table,
                 columns=", ".join(f'"{name.replace(QUOTE, 2 * QUOTE)}"' for name in columns),
-                file=self._file(table).name,
-                parent=PARENTS[table],
+                copies=self._copies(table),
+                condition=CONDITIONS[table],
             )
         if self._made_corpus:
             text += DROP_CORPUS.format(corpus=self._corpus.id)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -429,6 +431,33 @@ def test_no_file_is_replaced_and_none_is_left_half_placed(
 
     assert _files(namespace) == {"versions/001_base.py", "checks/002_add_people_zone.sql"}
     assert (_migrations(namespace) / "checks/002_add_people_zone.sql").read_text() == "-- mine\n"
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from playbook import placing
+from playbook.drafts import Draft
+folder = Path(sys.argv[1])
+texts = {folder / "001.py": "whole = 1", folder / "002.py": "half = 2"}
+link, linked = os.link, []
+def linking(source, path):
+    linked.append(path)
+    if len(linked) == 2:
+        os._exit(9)
+    link(source, path)
+os.link = linking
+placing.place_texts(None, None, Draft((), folder, "", ()), texts)
+"""
+
+
+def test_a_kill_leaves_whole_files_only(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", KILLED, tmp_path], check=False, timeout=60)
+
+    assert done.returncode == 9
+    assert {path.name: path.read_text() for path in tmp_path.glob("*.py")} == {
+        "001.py": "whole = 1"
+    }
 
 
 def test_where_the_revisions_cannot_build_it_the_target_is_compared(

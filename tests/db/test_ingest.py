@@ -352,6 +352,56 @@ def test_undo_puts_back_the_older_versions_with_their_embeddings(
     assert rows(target, ROWS, corpus) == before
 
 
+def test_undo_puts_no_older_version_beside_a_later_one(
+    target: Target, namespace: Namespace, corpus: str, folder: Path
+) -> None:
+    take(namespace)
+    for text in ("second", "third"):
+        (folder / "a.txt").write_text(text)
+        take(namespace)
+    texts = f"SELECT content FROM ({DOCUMENTS}) AS d WHERE source_uri LIKE '%%/a.txt'"
+    _, second, third = folders(namespace)
+
+    undo(target, second)
+    assert rows(target, texts, corpus) == [("third",)]
+    undo(target, third)
+    assert rows(target, texts, corpus) == [("second",)]
+    undo(target, second)
+
+    [(first,)] = rows(target, texts, corpus)
+    assert first.startswith("alpha")
+
+
+def test_undo_works_although_a_kill_cut_off_what_was_being_saved(
+    target: Target, namespace: Namespace, corpus: str, folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    take(namespace)
+    before = rows(target, ROWS, corpus)
+    for name in ("a.txt", "b.md"):
+        (folder / name).write_text(f"changed {name}")
+    monkeypatch.setattr(importing, "BATCH_DOCUMENTS", 1)
+    sync, saved = os.fsync, []
+
+    def cut_off(descriptor: int) -> None:
+        name = Path(f"/proc/self/fd/{descriptor}").readlink().name
+        saved.extend([name] * name.startswith("replaced."))
+        if not name.startswith("replaced.") or len(saved) <= 2:  # the first batch's two files
+            return sync(descriptor)
+        os.ftruncate(descriptor, os.fstat(descriptor).st_size - 5)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as during:
+        during.setattr("voice_agent.undo.os.fsync", cut_off)
+        with pytest.raises(MigrationStopped):
+            take(namespace)
+    assert rows(target, ROWS, corpus) != before
+
+    undo(target, folders(namespace)[1])
+
+    assert rows(target, ROWS, corpus) == before
+
+
 # ---- Interruptions -------------------------------------------------------------------------------
 
 
