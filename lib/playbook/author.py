@@ -456,7 +456,7 @@ def conclude(run: Run[Parameters]) -> Outcome:
     return run.outcome(
         "succeeded",
         summary,
-        changed=tuple(short_path(path, 2) for path in placed.files),
+        changed=tuple(short_path(path) for path in placed.files),
         unchanged=("the database",) if placed.files else ("the database", "the project"),
         next_steps=next_steps,
         files=(*placed.files, *(file.path for file in (draft.files if draft else ()))),
@@ -474,6 +474,6 @@ def _next(run: Run[Parameters], placed: Placed, compared: Compared) -> Iterator[
     if hazards and hazards.stops:
         yield f"`upgrade` will refuse it as it stands: {names_of(hazards.stops)}."
     if placed.files:
-        names = ", ".join(short_path(path, 2) for path in placed.files)
-        yield "Complete its title and its data checks; then `preview`, `rehearse` and `upgrade`."
+        names = " and ".join(short_path(path) for path in placed.files)
+        yield "Complete its docstring and its data checks; then `preview`, `rehearse` and `upgrade`."
         yield f"To take it back before it is applied, delete {names}."
