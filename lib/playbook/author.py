@@ -448,9 +448,8 @@ def conclude(run: Run[Parameters]) -> Outcome:
     draft = compared.draft
     summary = placed.reason
     if draft and placed.files:
-        summary = (
-            f"{join(draft.revisions)} was written: {count(len(compared.operations), 'change')}."
-        )
+        changes = count(len(compared.operations), "change") if compared.operations else "blank"
+        summary = f"{join(draft.revisions)} was written: {changes}."
     next_steps = tuple(_next(run, placed, compared))
     run.finish("succeeded", summary)
     return run.outcome(
@@ -475,5 +474,9 @@ def _next(run: Run[Parameters], placed: Placed, compared: Compared) -> Iterator[
         yield f"`upgrade` will refuse it as it stands: {names_of(hazards.stops)}."
     if placed.files:
         names = " and ".join(short_path(path) for path in placed.files)
-        yield "Complete its docstring and its data checks; then `preview`, `rehearse` and `upgrade`."
+        if compared.operations:
+            todo = "Complete its docstring and its data checks"
+        else:
+            todo = "Write its two functions and its docstring: as it stands it does nothing"
+        yield f"{todo}. Then `preview`, `rehearse` and `upgrade`."
         yield f"To take it back before it is applied, delete {names}."

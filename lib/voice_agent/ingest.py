@@ -353,13 +353,12 @@ def conclude(run: Run[Parameters]) -> Outcome:
     message = f"{_sentence(done, 'were')}."
     run.finish("succeeded", message)
     files = (run.directory / REPORT, run.directory / SCRIPT)
+    known = done.duplicates + done.unchanged
     return run.outcome(
         "succeeded",
         message,
         changed=_changed(done),
-        unchanged=(f"{count(done.duplicates + done.unchanged, 'file')} whose text was there already",)
-        if done.duplicates + done.unchanged
-        else (),
+        unchanged=(f"{count(known, 'file')} whose text was there already",) if known else (),
         next_steps=(
             f"To undo it: `psql -X -f {SCRIPT}` in the run's folder, on this database. It saves "
             "what it deletes to files first.",
