@@ -16,7 +16,8 @@ demo:  ## run every runbook once, on a fresh sandbox copy of a legacy database
 	@$(IN_ENV) python -m voice_agent.demo
 
 lab:  ## open the playbook in JupyterLab, at the guided tour
-	@$(IN_ENV) jupyter lab $$([ "$$(id -u)" != 0 ] || echo --allow-root) notebooks/onboarding.ipynb
+	@$(IN_ENV) jupyter lab --ServerApp.root_dir="$(CURDIR)" \
+	    $$([ "$$(id -u)" != 0 ] || echo --allow-root) notebooks/onboarding.ipynb
 
 # Both pytest runs take place even if the first fails. PYTEST_ARGS goes to the first, which runs the
 # test files in PYTEST_JOBS processes, each with servers of its own.

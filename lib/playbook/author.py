@@ -448,15 +448,14 @@ def conclude(run: Run[Parameters]) -> Outcome:
     draft = compared.draft
     summary = placed.reason
     if draft and placed.files:
-        summary = (
-            f"{join(draft.revisions)} was written: {count(len(compared.operations), 'change')}."
-        )
+        changes = count(len(compared.operations), "change") if compared.operations else "blank"
+        summary = f"{join(draft.revisions)} was written: {changes}."
     next_steps = tuple(_next(run, placed, compared))
     run.finish("succeeded", summary)
     return run.outcome(
         "succeeded",
         summary,
-        changed=tuple(short_path(path, 2) for path in placed.files),
+        changed=tuple(short_path(path) for path in placed.files),
         unchanged=("the database",) if placed.files else ("the database", "the project"),
         next_steps=next_steps,
         files=(*placed.files, *(file.path for file in (draft.files if draft else ()))),
@@ -474,6 +473,10 @@ def _next(run: Run[Parameters], placed: Placed, compared: Compared) -> Iterator[
     if hazards and hazards.stops:
         yield f"`upgrade` will refuse it as it stands: {names_of(hazards.stops)}."
     if placed.files:
-        names = ", ".join(short_path(path, 2) for path in placed.files)
-        yield "Complete its title and its data checks; then `preview`, `rehearse` and `upgrade`."
+        names = " and ".join(short_path(path) for path in placed.files)
+        if compared.operations:
+            todo = "Complete its docstring and its data checks"
+        else:
+            todo = "Write its two functions and its docstring: as it stands it does nothing"
+        yield f"{todo}. Then `preview`, `rehearse` and `upgrade`."
         yield f"To take it back before it is applied, delete {names}."

@@ -59,6 +59,7 @@ OPEN_SQL_LINES = 120
 SCROLLED_ROWS = 40
 """A table with more rows than this scrolls in a box."""
 ROW_PX = 28
+TWO_LINES = ";white-space:normal;line-height:1.05;min-width:260px"
 LANE_PX = 18
 BLUE, ORANGE, GREY, RED = "#0072B2", "#E69F00", "#9AA5B1", "#D55E00"
 """Okabe and Ito's colours: told apart with every kind of colour vision."""
@@ -380,9 +381,11 @@ def _row_html(row: Sequence[Cell], svg: str) -> str:
     height = f"height:{ROW_PX}px;padding:0 10px;white-space:nowrap" if svg else "padding:5px 10px"
     cells = f'<td style="border:none;padding:0;height:{ROW_PX}px">{svg}</td>' if svg else ""
     place = "middle" if svg else "top"
-    for cell in row:
+    for number, cell in enumerate(row, 1):
         side = "right;white-space:nowrap" if isinstance(cell, Number) else "left"
-        style = f"border:none;{line}{height};text-align:{side};vertical-align:{place}{_wrap(cell)}"
+        # Two lines are as high as the graph's row, so that its edges still meet.
+        wrap = TWO_LINES if svg and number == len(row) else _wrap(cell)
+        style = f"border:none;{line}{height};text-align:{side};vertical-align:{place}{wrap}"
         cells += f'<td style="{style}">{_cell_html(cell)}</td>'
     return f'<tr style="background:none">{cells}</tr>'
 
@@ -390,7 +393,8 @@ def _row_html(row: Sequence[Cell], svg: str) -> str:
 def _wrap(cell: Cell) -> str:
     """Return the style that keeps short texts on one line and breaks words too long for any."""
     text = cell.first if isinstance(cell, Lines) else cell if isinstance(cell, str) else cell.text
-    if max((len(word) for word in text.split()), default=0) > _LONG_WORD:
+    every = " ".join((text, *cell.rest)) if isinstance(cell, Lines) else text
+    if max((len(word) for word in every.split()), default=0) > _LONG_WORD:
         return ";overflow-wrap:anywhere;min-width:220px"
     if isinstance(cell, Lines) and cell.rest:
         return ";min-width:260px"

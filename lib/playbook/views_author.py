@@ -146,7 +146,7 @@ def _weight(severity: Severity) -> int:
 def _placed(placed: Placed) -> View:
     if not placed.files:
         return nothing(placed.reason)
-    files = tuple(short_path(path, 2) for path in placed.files)
+    files = tuple(short_path(path) for path in placed.files)
     return View((Text(f"Written into the project: {', '.join(files)}.", Pill("written", "good")),))
 
 

@@ -22,7 +22,7 @@ def _survey(survey: FolderSurvey) -> View:
         (kind, Number(count(files)), size_cell(size)) for kind, files, size in survey.kinds
     )
     title = f"{survey.folder}: {count(survey.files, 'file')}, {bytes_text(survey.size_bytes)}"
-    others = tuple(f"{count(files, 'file')}: {reason}" for reason, files in survey.passed_over)
+    others = tuple(f"{reason}: {count(files, 'file')}" for reason, files in survey.passed_over)
     return View(
         (
             Text(title),

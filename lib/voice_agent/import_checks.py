@@ -97,7 +97,10 @@ def corpus_finding(corpus: Corpus) -> Finding:
         else (f"There is none yet: it will be made, for the user {corpus.owner!r}.")
     )
     return Finding(
-        "corpus", Severity.OK, corpus.name, f"{detail} Tokens are those of {corpus.model}."
+        "corpus",
+        Severity.OK,
+        corpus.name,
+        f"{detail} Its embedding model is {corpus.model}, whose tokenizer makes the tokens.",
     )
 
 

@@ -346,20 +346,19 @@ def conclude(run: Run[Parameters]) -> Outcome:
     if done.dry_run:
         return run.outcome(
             "succeeded",
-            f"{_sentence(done)} would be added to the corpus {done.corpus}: this is a dry run.",
+            f"{_sentence(done, 'would be')}: this is a dry run.",
             unchanged=("everything",),
             next_steps=("Without dry_run, `ingest` imports them.",),
         )
-    message = f"{_sentence(done)} were added to the corpus {done.corpus}."
+    message = f"{_sentence(done, 'were')}."
     run.finish("succeeded", message)
     files = (run.directory / REPORT, run.directory / SCRIPT)
+    known = done.duplicates + done.unchanged
     return run.outcome(
         "succeeded",
         message,
         changed=_changed(done),
-        unchanged=(f"{count(done.duplicates + done.unchanged, 'file')} whose text was there",)
-        if done.duplicates + done.unchanged
-        else (),
+        unchanged=(f"{count(known, 'file')} whose text was there already",) if known else (),
         next_steps=(
             f"To undo it: `psql -X -f {SCRIPT}` in the run's folder, on this database. It saves "
             "what it deletes to files first.",
@@ -370,8 +369,11 @@ def conclude(run: Run[Parameters]) -> Outcome:
     )
 
 
-def _sentence(done: Imported) -> str:
-    return f"{count(done.documents, 'document')} with {count(done.chunks, 'chunk')}".capitalize()
+def _sentence(done: Imported, verb: str) -> str:
+    """Say what was added and how much was skipped, which does not fail a run."""
+    documents = f"{count(done.documents, 'document')} with {count(done.chunks, 'chunk')}"
+    skipped = f" (skipped: {count(done.skipped, 'file')})" if done.skipped else ""
+    return f"{documents.capitalize()} {verb} added to the corpus {done.corpus}{skipped}"
 
 
 def _changed(done: Imported) -> tuple[str, ...]:
