@@ -21,7 +21,7 @@ lab:  ## open the playbook in JupyterLab, at the guided tour
 
 # Both pytest runs take place even if the first fails. PYTEST_ARGS goes to the first, which runs the
 # test files in PYTEST_JOBS processes, each with servers of its own.
-PYTEST_JOBS ?= 2
+PYTEST_JOBS ?= 3
 test: check  ## check, then run all tests and compare every notebook with its stored outputs
 	@failed=0; \
 	echo "== pytest"; \
