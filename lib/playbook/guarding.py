@@ -28,14 +28,19 @@ SHARED = (
     "FROM pg_locks AS l WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation' "
     "AND l.database = 0 AND l.granted AND l.mode = 'RowExclusiveLock' "
     "AND l.relation IN (1260, 1261, 1213, 2396) "
-    "UNION ALL SELECT 'the database ' || quote_ident(d.datname) FROM pg_database AS d "
-    "WHERE d.datname <> current_database() "
-    "AND age(d.xmin) <= age(txid_current_if_assigned()::text::xid) "
     "ORDER BY 1"
 )
 """What this transaction has changed of the catalogs that all databases share (OIDs of pg_authid,
-pg_auth_members, pg_tablespace, pg_shdescription): commands keep that lock until they commit, except
-of privileges on databases, whose rows tell who wrote them, subtransactions included."""
+pg_auth_members, pg_tablespace, pg_shdescription): commands keep that lock until they commit."""
+DATABASES = (
+    "SELECT 'the database ' || quote_ident(d.datname), d.oid::bigint, "
+    "concat_ws(' ', d.datdba, d.datconnlimit, d.datallowconn, d.datacl), "
+    "coalesce(age(d.xmin) <= "
+    "age((txid_current_if_assigned() % 4294967296)::text::xid), false) "
+    "FROM pg_database AS d WHERE d.datname <> current_database()"
+)
+"""Of GRANT no lock stays. The last column tells whether a row was written since this transaction
+has its id, by itself or a subtransaction; or by somebody else, whose new databases are left out."""
 SETTINGS = (
     "SELECT coalesce('the settings of the database ' || quote_ident(d.datname), "
     "'the settings of a role'), s.setrole::bigint, array_to_string(s.setconfig, chr(10)) "
@@ -79,9 +84,11 @@ class Guard:
     def __init__(self, query: Callable[[Any, str], list[Any]]) -> None:
         self.query = query
         self.settings: set[Any] = set()
+        self.databases: dict[int, str] = {}
 
     def begin(self, raw: Any) -> None:
-        """Note the settings that there are, at the beginning of a session."""
+        """Note what there is of databases and settings, at the beginning of a session."""
+        self.databases = {row[1]: row[2] for row in self.query(raw, DATABASES)}
         self.settings = {tuple(row) for row in self.query(raw, SETTINGS)}
 
     def before_statement(self, raw: Any, statement: str, autocommit: bool) -> None:
@@ -101,6 +108,11 @@ class Guard:
     def before_commit(self, raw: Any) -> None:
         """Refuse to commit a change of what all databases of the server share."""
         found = [row[0] for row in self.query(raw, SHARED)]
+        found += [
+            name
+            for name, oid, now, is_recent in self.query(raw, DATABASES)
+            if is_recent and self.databases.get(oid, now) != now
+        ]
         if self.query(raw, SETS)[0][0]:
             changed = self.settings ^ {tuple(row) for row in self.query(raw, SETTINGS)}
             found += sorted({row[0] for row in changed})

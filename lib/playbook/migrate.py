@@ -611,8 +611,13 @@ class Alembic:
             return MigrationFailed(
                 f"It changes {_sentence(text)}",
                 state="It was stopped before that: a copy cannot show it, and it would stay.",
-                remedy="Make roles, grants on databases and settings of the server in a runbook of "
-                "their own; -r where sandbox rehearses the revision on another server.",
+                remedy="Make roles, grants on databases and settings of the server by a script of "
+                "their own"
+                + (
+                    "."
+                    if self._target.kind == "sandbox"
+                    else "; -r where sandbox rehearses the revision on another server."
+                ),
                 transactional=event.get("transactional", True),
                 kind=kind,
             )

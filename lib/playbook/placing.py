@@ -90,9 +90,21 @@ def _place_whole(path: Path, text: str, written: list[Path]) -> None:
 
 
 def _must_load(target: Target, server: ServerInfo, draft: Draft) -> None:
-    found = {one.revision for one in _graph(target, server).revisions}
-    if lacking := [name for name in draft.revisions if name not in found]:
+    """See that the draft's revisions are there, and alone on what they follow.
+
+    Raises:
+        SettingsError: one is not, or somebody else's came at the same moment: there would be two
+            heads.
+    """
+    found = _graph(target, server).revisions
+    known = {one.revision for one in found}
+    if lacking := [name for name in draft.revisions if name not in known]:
         raise SettingsError(f"Alembic does not find {join(lacking)} there.")
+    others = [one for one in found if one.revision not in draft.revisions]
+    if rivals := [one.revision for one in others if set(one.down_revisions) & set(draft.follows)]:
+        raise SettingsError(
+            f"{join(rivals)} came at the same moment, and follows {join(draft.follows)}, too."
+        )
 
 
 def _graph(target: Target, server: ServerInfo) -> RevisionGraph:

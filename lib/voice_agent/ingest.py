@@ -121,11 +121,11 @@ def _within(name: str, value: int, least: int, most: int) -> None:
 def _folder(run: Run[Parameters]) -> Path:
     """Return the folder to import, as an absolute path without links."""
     given = run.parameters.documents
-    folder = run.resolve_path(given) if given else SAMPLE
+    folder = Path(given)
     try:
-        folder = folder.resolve()
+        folder = (run.resolve_path(given) if given else SAMPLE).resolve()
         problem = "" if folder.is_dir() else "is no folder" if folder.exists() else "does not exist"
-    except (OSError, RuntimeError) as error:  # too long a name, or links in a circle
+    except (OSError, RuntimeError) as error:  # too long, a circle of links, nobody's home
         problem = f"cannot be a folder ({type(error).__name__})"
     if problem:
         raise SettingsError(

@@ -18,6 +18,7 @@ from playbook.drafts import Draft, ModelChanges, Tried
 from playbook.dump import dump_schema, find_client_tools
 from playbook.errors import GuardRefused, MigrationFailed, PlaybookError, SettingsError
 from playbook.model_comparison import Compared
+from playbook.placing import place_texts
 from playbook.targets import Target
 from playbook.verification import run_checks
 from steps import Namespace, go, picture, runs
@@ -431,6 +432,22 @@ def test_no_file_is_replaced_and_none_is_left_half_placed(
 
     assert _files(namespace) == {"versions/001_base.py", "checks/002_add_people_zone.sql"}
     assert (_migrations(namespace) / "checks/002_add_people_zone.sql").read_text() == "-- mine\n"
+
+
+def test_of_two_revisions_at_the_same_moment_one_is_taken_away(
+    made: Callable[..., Namespace],
+) -> None:
+    namespace = made(MORE_COLUMNS)
+    project = Project(Path(namespace["alembic_ini"]).parent)
+    with go(author, namespace, before="test_draft", message="add_people_zone") as run:
+        draft = run.require("compared", Compared).draft
+        project.write("002_other", Script(down="001_base"))
+        texts = {draft.destination / file.path.name: file.text for file in draft.files}
+
+        with pytest.raises(GuardRefused, match="002_other came at the same moment"):
+            place_texts(run.target, run.server, draft, texts)
+
+    assert _files(namespace) == {"versions/001_base.py", "versions/002_other.py"}
 
 
 KILLED = """

@@ -598,6 +598,7 @@ def test_a_database_without_the_tables_is_refused_with_the_way_to_them(
         ({"documents": "/nowhere/documents"}, "/nowhere/documents does not exist"),
         ({"documents": __file__}, "is no folder"),
         ({"documents": "/" + "x" * 300}, "cannot be a folder"),
+        ({"documents": "~nobody-of-that-name/x"}, "cannot be a folder"),
     ],
 )
 def test_a_parameter_that_cannot_be_meant_is_refused(

@@ -81,6 +81,7 @@ def test_what_all_databases_share_is_named_and_not_changed(
     assert shared(fresh_database) == before
     record = next(Path(namespace["alembic_ini"]).parent.glob("runs/*/rehearsal.json"))
     assert what.replace(LIVE, live) in record.read_text()
+    assert "where sandbox" not in record.read_text(), "it is there already"
 
 
 def test_settings_of_the_copy_itself_and_roles_that_are_there_are_no_matter(
