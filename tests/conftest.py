@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from session import SESSION_FOLDER
+
 # Before anything reads it: the tests never touch the sandbox that a person works with.
-SESSION_FOLDER = Path(tempfile.mkdtemp(prefix="playbook-tests-", dir="/tmp")).resolve()
-SESSION_FOLDER.chmod(0o711)
 os.environ["PLAYBOOK_SANDBOX"] = str(SESSION_FOLDER / "sandbox")
 for _variable in [name for name in os.environ if name.startswith("PG")]:
     del os.environ[_variable]

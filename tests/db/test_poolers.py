@@ -16,12 +16,12 @@ import psycopg2
 import pytest
 
 from builders import SECOND, TABLE, Project
-from conftest import SESSION_FOLDER
 from playbook import backup, rollback, status, upgrade
 from playbook.database import connect, fetch_value, is_pooled
 from playbook.errors import CannotConnect, GuardRefused
 from playbook.targets import load_target
 from servers import PrivateServer, free_port
+from session import SESSION_FOLDER
 from steps import go
 
 PGBOUNCER = "/usr/sbin/pgbouncer"

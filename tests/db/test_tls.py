@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from builders import SECOND, TABLE, Project
-from conftest import SESSION_FOLDER
 from playbook import backup, dump, preview, rollback, upgrade
 from playbook.database import connect, fetch_value
 from playbook.errors import BackupFailed, CannotConnect
 from playbook.postgres_files import client_directory, server_account
 from playbook.targets import load_target
 from servers import PrivateServer, private_server
+from session import SESSION_FOLDER
 from steps import go
 
 CERTIFICATES = """
