@@ -104,7 +104,8 @@ def _make(environment: Environment) -> tuple[Path, str]:
 def _install(uv: str, base: str, folder: Path, requirements: tuple[str, ...]) -> str:
     """Make an environment anew; return what went wrong."""
     shutil.rmtree(folder, ignore_errors=True)
-    quiet = {"UV_PYTHON_DOWNLOADS": "never", "UV_HTTP_TIMEOUT": "20"}
+    # The system's certificates, as for pip: an index of one's own may have one of one's own.
+    quiet = {"UV_PYTHON_DOWNLOADS": "never", "UV_HTTP_TIMEOUT": "60", "UV_SYSTEM_CERTS": "1"}
     python = str(folder / "bin" / "python")
     for command in (
         [uv, "venv", "--no-config", "--python", base, str(folder)],
@@ -119,7 +120,7 @@ def _install(uv: str, base: str, folder: Path, requirements: tuple[str, ...]) ->
         ],
     ):
         done = subprocess.run(
-            command, env=os.environ | quiet, capture_output=True, text=True, check=False
+            command, env=quiet | os.environ, capture_output=True, text=True, check=False
         )
         if done.returncode:
             return f"{folder.name} cannot be made: {done.stderr[-600:]}"
