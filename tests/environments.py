@@ -104,8 +104,7 @@ def _make(environment: Environment) -> tuple[Path, str]:
 def _install(uv: str, base: str, folder: Path, requirements: tuple[str, ...]) -> str:
     """Make an environment anew; return what went wrong."""
     shutil.rmtree(folder, ignore_errors=True)
-    # The system's certificates, as for pip: an index of one's own may have one of one's own.
-    quiet = {"UV_PYTHON_DOWNLOADS": "never", "UV_HTTP_TIMEOUT": "60", "UV_SYSTEM_CERTS": "1"}
+    quiet = {"UV_PYTHON_DOWNLOADS": "never", "UV_HTTP_TIMEOUT": "60", **_as_pip(base)}
     python = str(folder / "bin" / "python")
     for command in (
         [uv, "venv", "--no-config", "--python", base, str(folder)],
@@ -125,6 +124,17 @@ def _install(uv: str, base: str, folder: Path, requirements: tuple[str, ...]) ->
         if done.returncode:
             return f"{folder.name} cannot be made: {done.stderr[-600:]}"
     return ""
+
+
+def _as_pip(base: str) -> dict[str, str]:
+    """Return what makes uv ask the index that pip asks, and trust the system's certificates.
+
+    uv reads no pip.conf (in-env.sh does the same for the set-up).
+    """
+    ask = [base, "-m", "pip", "config", "get", "global.index-url"]
+    done = subprocess.run(ask, capture_output=True, text=True, check=False)
+    index = os.environ.get("PIP_INDEX_URL", "") or done.stdout.strip()
+    return {"UV_SYSTEM_CERTS": "1"} | ({"UV_DEFAULT_INDEX": index} if index else {})
 
 
 def _interpreter(version: str) -> str:
