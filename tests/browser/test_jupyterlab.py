@@ -166,6 +166,13 @@ def _pictured(page: Page, name: str) -> Iterator[None]:
         page.screenshot(path=folder / f"{name}.png", full_page=True)
 
 
+def _wait_for_kernel(page: Page) -> None:
+    """Wait until the notebook is loaded and its kernel idle; before, JupyterLab asks for one."""
+    expect(_code_cells(page).first).to_be_visible(timeout=RUN_MS)
+    idle = page.locator(".jp-Notebook-ExecutionIndicator[data-status='idle']")
+    expect(idle.first).to_be_visible(timeout=RUN_MS)
+
+
 def _run_all(page: Page) -> None:
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
@@ -187,7 +194,7 @@ def _show_everything(page: Page) -> None:
 def test_upgrade_runs_in_jupyterlab_from_top_to_bottom(lab: Lab, page: Page) -> None:
     page.goto(lab.page("upgrade.ipynb"))
     cells = _code_cells(page)
-    expect(cells.first).to_be_visible(timeout=RUN_MS)
+    _wait_for_kernel(page)
     page.get_by_role("menuitem", name="Edit", exact=True).click()
     page.get_by_role("menuitem", name="Clear Outputs of All Cells", exact=True).click()
     expect(page.locator(".jp-OutputArea-output")).to_have_count(0)
@@ -222,7 +229,7 @@ def test_author_makes_a_revision_of_a_changed_model_by_hand(
     project.reset(CHANGED)
     page.goto(lab.page("author.ipynb"))
     cells = _code_cells(page)
-    expect(cells.first).to_be_visible(timeout=RUN_MS)
+    _wait_for_kernel(page)
     began = time.monotonic()
     page.get_by_role("menuitem", name="Edit", exact=True).click()
     page.get_by_role("menuitem", name="Clear Outputs of All Cells", exact=True).click()

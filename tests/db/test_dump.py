@@ -133,7 +133,7 @@ case "$*" in *--dbname=*) folder=$(echo "$*" | tr ' ' '\\n' | grep playbook-rest
 if [ -n "$(find "$folder" -type p -o -type l)" ]; then
     echo "pg_restore: error: \\"$folder/1.dat\\" is not a regular file" >&2; exit 1
 fi
-exec {} "$@"
+exec "{}" "$@"
 """
 
 
