@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,8 @@ from playbook.targets import Target, led_elsewhere
 __all__ = ["METHODS", "build_plan", "read_plan_hash", "reverse_sql", "weigh_hazards"]
 
 METHODS = ("auto", "offline", "observed")
+NO_EXTENSION = ("0A000", "58P01")
+"""SQLSTATEs of CREATE EXTENSION where the server has none such; the second before PostgreSQL 15."""
 
 
 def build_plan(
@@ -222,8 +224,23 @@ def _existing_tables(
 
 
 def _observe(target: Target, graph: RevisionGraph, steps: Sequence[PlanStep]) -> list[str]:
-    """Run the steps on an empty copy of the schema and return what reached the server."""
-    with _empty_copy(target) as copy, Alembic(copy) as alembic:
+    """Run the steps on an empty copy of the schema and return what reached the server.
+
+    Where a step needs an extension that the sandbox does not have, beside the target itself.
+    """
+    try:
+        return _observe_on(_empty_copy(target), graph, steps)
+    except MigrationFailed as error:
+        is_missing = error.sqlstate in NO_EXTENSION and "extension" in error.statement.lower()
+        if target.kind == "sandbox" or not is_missing:
+            raise
+    return _observe_on(_empty_copy(target, in_sandbox=False), graph, steps)
+
+
+def _observe_on(
+    empty: AbstractContextManager[Target], graph: RevisionGraph, steps: Sequence[PlanStep]
+) -> list[str]:
+    with empty as copy, Alembic(copy) as alembic:
         with connect(copy, read_only=True) as connection:
             alembic.open(copy, server_info(connection), session={})
         if graph.current:
@@ -265,7 +282,7 @@ def _collector(statements: list[str]) -> Callable[[Mapping[str, Any]], None]:
 
 
 @contextmanager
-def _empty_copy(target: Target) -> Iterator[Target]:
+def _empty_copy(target: Target, *, in_sandbox: bool = True) -> Iterator[Target]:
     """Make an empty copy of a target's schema and drop it at the end.
 
     It is made in the sandbox, so that the target's server is left alone, or, where the schema
@@ -277,6 +294,10 @@ def _empty_copy(target: Target) -> Iterator[Target]:
     schema = dump_schema(target, tools=tools, leave_out=closed)
     schema += _path_of_database(path)
     name = scratch_name("scratch")
+    if not in_sandbox:
+        with _copy_on_server(target, name, schema) as own:
+            yield own
+        return
     beside = replace(
         target.with_conninfo(), kind="sandbox", seed="", conninfo={"dbname": name}, protected=False
     )

@@ -81,6 +81,35 @@ def test_core_round_on_an_older_server(
         assert salvaged.read_text() == "id,x\n1,one\n"
 
 
+def test_plan_that_needs_an_extension_of_the_server_is_observed_on_that_server(
+    other_version: PrivateServer, staging: Callable[..., Project], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needs = Script(
+        execute("CREATE EXTENSION pg_trgm", "SELECT similarity('a', 'b')"),
+        execute("DROP EXTENSION pg_trgm"),
+    )
+    project = staging({"a1": TABLE, "b2": needs})
+    with other_version.database() as name, other_version.connect(name) as connection:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT count(*) FROM pg_available_extensions WHERE name = 'pg_trgm'")
+            if not cursor.fetchone()[0]:
+                pytest.skip("this server has no pg_trgm")
+            cursor.execute("SELECT array_agg(datname) FROM pg_database")
+            before = set(cursor.fetchone()[0])
+        monkeypatch.setenv("OLDER", other_version.url(name))
+        namespace = {"database": "env:OLDER", "alembic_ini": str(project.ini)}
+
+        with go(preview, namespace, method="observed", before="conclude") as run:
+            plan = run.require("plan", object)
+
+        assert "CREATE EXTENSION pg_trgm" in plan.steps[-1].sql
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT array_agg(datname) FROM pg_database")
+            assert set(cursor.fetchone()[0]) == before, "its empty copy is gone"
+            cursor.execute("SELECT count(*) FROM pg_extension WHERE extname = 'pg_trgm'")
+            assert cursor.fetchone()[0] == 0, "the database itself was only read"
+
+
 @pytest.mark.parametrize(
     ("module", "step"),
     [
