@@ -79,9 +79,8 @@ def one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
         SettingsError: it is not; the sentence lists them.
     """
     if value not in allowed:
-        raise SettingsError(
-            f"{name}={value!r} is not known.", remedy=f"Write -r {name} {' or '.join(allowed)}."
-        )
+        words = " or ".join(word for word in allowed if word)
+        raise SettingsError(f"{name}={value!r} is not known.", remedy=f"Write -r {name} {words}.")
 
 
 def _unknown(name: str, known: list[str]) -> SettingsError:
