@@ -59,7 +59,7 @@ class Lab:
 
     def page(self, notebook: str) -> str:
         """Return the address of a notebook, in a workspace of its own."""
-        return f"{self.url}/lab/workspaces/test/tree/{notebook}?token={self.token}&reset"
+        return f"{self.url}/lab/workspaces/test/tree/{notebook}?token={self.token}"
 
 
 @pytest.fixture
@@ -167,8 +167,10 @@ def _pictured(page: Page, name: str) -> Iterator[None]:
 
 
 def _wait_for_kernel(page: Page) -> None:
-    """Wait until the notebook is loaded and its kernel idle; before, JupyterLab asks for one."""
+    """Wait until the notebook is drawn and has its kernel; before, JupyterLab asks for one."""
     expect(_code_cells(page).first).to_be_visible(timeout=RUN_MS)
+    expect(page.locator(".jp-OutputArea-output").first).to_be_visible(timeout=RUN_MS)
+    expect(page.locator(".jp-KernelName").first).to_contain_text("Python 3", timeout=RUN_MS)
     idle = page.locator(".jp-Notebook-ExecutionIndicator[data-status='idle']")
     expect(idle.first).to_be_visible(timeout=RUN_MS)
 
