@@ -30,7 +30,7 @@ from playbook.records import (
     Snapshot,
     StepResult,
 )
-from playbook.revisions import join
+from playbook.revisions import join, undone
 from playbook.snapshot import Reading, holds_rows, reading, write_snapshot
 from playbook.statements import commits_midway
 from playbook.targets import parse_duration_s
@@ -335,15 +335,5 @@ def _reversed(plan: Plan, failure: MigrationFailed) -> Plan:
         direction="downgrade",
         from_revisions=failure.current,
         to_revisions=plan.from_revisions,
-        steps=tuple(_undone(step) for step in reversed(done)),
-    )
-
-
-def _undone(step: PlanStep) -> PlanStep:
-    return replace(
-        step,
-        direction="downgrade",
-        from_revisions=step.to_revisions,
-        to_revisions=step.from_revisions,
-        sql="",
+        steps=tuple(undone(step) for step in reversed(done)),
     )

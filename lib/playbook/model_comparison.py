@@ -23,14 +23,13 @@ from playbook.database import connect, server_info
 from playbook.drafts import CheckSkeleton, Draft, DraftFile, ModelChanges, Unseen
 from playbook.errors import MigrationFailed, PlaybookError, SettingsError, explain
 from playbook.known import read_known
-from playbook.leftovers import held, scratch_name
 from playbook.migrate import Alembic
 from playbook.model_words import find_renames, tell_changes
 from playbook.records import RevisionGraph
 from playbook.revision_names import next_id, suggest_message
-from playbook.sandbox import drop_database, open_target
 from playbook.schema_facts import compare_facts, mentions, read_facts
-from playbook.targets import Target, led_elsewhere
+from playbook.scratch import in_sandbox
+from playbook.targets import Target
 
 __all__ = ["AGAINST", "Compared", "Wanted", "check_draft", "compare_models"]
 
@@ -159,7 +158,7 @@ def _place(
 @contextmanager
 def _built(target: Target) -> Iterator[Target]:
     """Make a scratch database and let the project's revisions build it, from nothing to head."""
-    with _scratch(target) as copy:
+    with in_sandbox(target) as copy:
         with _opened(copy) as alembic:
             current: tuple[str, ...] = ()
             for step in alembic.plan("upgrade", "heads", ()):
@@ -205,7 +204,7 @@ def _look_beyond(
         now = read_facts(connection, tables)
     spoken_of = mentions(now, operations)
     try:
-        with _scratch(target) as copy:
+        with in_sandbox(target) as copy:
             _add_extensions(target, copy)
             with _opened(copy) as alembic:
                 alembic.create_models()
@@ -237,21 +236,3 @@ def _opened(target: Target) -> Iterator[Alembic]:
             server = server_info(connection)
         alembic.open(target, server, session={})
         yield alembic
-
-
-@contextmanager
-def _scratch(target: Target) -> Iterator[Target]:
-    """Make an empty database in the sandbox and drop it at the end."""
-    beside = replace(
-        target,
-        kind="sandbox",
-        seed="",
-        conninfo={"dbname": scratch_name("scratch")},
-        protected=False,
-    )
-    with held(beside):
-        copy = open_target(beside, state="empty")
-        try:
-            yield led_elsewhere(target, copy)
-        finally:
-            drop_database(copy)

@@ -11,13 +11,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from psycopg2 import sql
-
+from playbook import scratch
 from playbook.catalog import search_path, table_names, unreadable_tables
 from playbook.database import connect, server_info
 from playbook.dump import client_tools_for, dump_schema, load_sql
@@ -33,16 +32,14 @@ from playbook.errors import (
 )
 from playbook.hazards import find_hazards
 from playbook.known import read_known
-from playbook.leftovers import held, hold_database, scratch_name, sweep_databases
 from playbook.migrate import Alembic
 from playbook.probes import COUNT_LIMIT, count_violations, with_counts
 from playbook.records import Hazards, Loss, Plan, PlanStep, RevisionGraph
 from playbook.revisions import after, check_target, join
 from playbook.salvage import find_loss
-from playbook.sandbox import drop_database, open_target
 from playbook.statements import dropped_objects, tables_in
 from playbook.suspects import find_suspects
-from playbook.targets import Target, led_elsewhere
+from playbook.targets import Target
 
 __all__ = ["METHODS", "build_plan", "read_plan_hash", "reverse_sql", "weigh_hazards"]
 
@@ -293,26 +290,18 @@ def _empty_copy(target: Target, *, in_sandbox: bool = True) -> Iterator[Target]:
         closed, path = unreadable_tables(connection), search_path(connection)
     schema = dump_schema(target, tools=tools, leave_out=closed)
     schema += _path_of_database(path)
-    name = scratch_name("scratch")
     if not in_sandbox:
-        with _copy_on_server(target, name, schema) as own:
+        with _copy_on_server(target, schema) as own:
             yield own
         return
-    beside = replace(
-        target.with_conninfo(), kind="sandbox", seed="", conninfo={"dbname": name}, protected=False
-    )
-    with held(beside):
-        copy = led_elsewhere(target, open_target(beside, state="empty"))
+    with scratch.in_sandbox(target) as copy:
         try:
-            try:
-                load_sql(schema, copy, tools=tools)
-            except BackupFailed:
-                with _copy_on_server(target, name, schema) as own:
-                    yield own
-            else:
-                yield copy
-        finally:
-            drop_database(copy)
+            load_sql(schema, copy, tools=tools)
+        except BackupFailed:
+            with _copy_on_server(target, schema) as own:
+                yield own
+        else:
+            yield copy
 
 
 def _path_of_database(schemas: Sequence[str]) -> str:
@@ -331,15 +320,12 @@ def _path_of_database(schemas: Sequence[str]) -> str:
 
 
 @contextmanager
-def _copy_on_server(target: Target, name: str, schema: str) -> Iterator[Target]:
-    copy = led_elsewhere(target, target.with_conninfo(dbname=name), beside=True)
-    quoted = sql.Identifier(name)
-    with connect(target) as admin, admin.cursor() as cursor:
-        tools = client_tools_for(server_info(admin))
+def _copy_on_server(target: Target, schema: str) -> Iterator[Target]:
+    with connect(target, read_only=True) as connection:
+        tools = client_tools_for(server_info(connection))
+    with ExitStack() as stack:
         try:
-            sweep_databases(admin)
-            hold_database(admin, name)
-            cursor.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(quoted))
+            copy = stack.enter_context(scratch.on_server(target))
             load_sql(schema, copy, tools=tools)
         except PlaybookError as error:
             raise MigrationFailed(
@@ -347,7 +333,4 @@ def _copy_on_server(target: Target, name: str, schema: str) -> Iterator[Target]:
                 state="Nothing was changed.",
                 remedy="Write -r method offline, or run as a role that may create databases.",
             ) from error
-        try:
-            yield copy
-        finally:
-            cursor.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(quoted))
+        yield copy

@@ -5,6 +5,7 @@ Reads; nothing is run here but the questions that a remedy's SQL depends on.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator, Sequence
 
 from psycopg2 import sql
@@ -30,7 +31,7 @@ from playbook.index_repair import (
 )
 from playbook.migrate import Alembic
 from playbook.repairs import BrokenIndex, Remedies, Remedy
-from playbook.revision_ids import next_id
+from playbook.revision_names import next_id
 from playbook.revisions import join
 from playbook.schema_objects import SchemaDifference
 from playbook.version_table import is_sound, move, rewrite
@@ -261,7 +262,7 @@ def _merge(evidence: Evidence, alembic: Alembic, message: str) -> Iterator[Remed
     if len(heads) < 2:
         return
     said = message or MERGE_MESSAGE
-    name = next_id([one.revision for one in evidence.graph.revisions], said)
+    name = next_id(said, [one.revision for one in evidence.graph.revisions]) or secrets.token_hex(6)
     try:
         path, text = alembic.merge_text(heads, name, said)
     except MigrationFailed:  # the project has no template; the finding says that it needs one

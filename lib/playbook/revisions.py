@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from playbook.errors import SettingsError
-from playbook.records import Revision, RevisionGraph
+from playbook.records import PlanStep, Revision, RevisionGraph
 
 __all__ = [
     "after",
@@ -24,6 +24,7 @@ __all__ = [
     "pending",
     "split_target",
     "states",
+    "undone",
 ]
 
 _FORM = re.compile(r"^(?:[\w.-]+@)?(?:[\w.-]+)?(?:[+-]\d+)?$")
@@ -191,3 +192,14 @@ def direction_of(target: str, graph: RevisionGraph) -> str:
     matches = [target] if target in ids else [i for i in ids if i.startswith(target)]
     behind = applied(graph) - set(graph.current)
     return "downgrade" if len(matches) == 1 and matches[0] in behind else "upgrade"
+
+
+def undone(step: PlanStep) -> PlanStep:
+    """Return the downgrade that takes an upgrade's step back; its SQL is not known yet."""
+    return replace(
+        step,
+        direction="downgrade",
+        from_revisions=step.to_revisions,
+        to_revisions=step.from_revisions,
+        sql="",
+    )

@@ -21,6 +21,7 @@ from playbook.patience import Limits
 from playbook.plan import build_plan
 from playbook.records import Plan, PlanStep, RevisionGraph, ServerInfo, Severity
 from playbook.rehearsals import Allowed, HeldLock, Passage, Rehearsed, RoundTrip, Trouble
+from playbook.revisions import undone
 from playbook.schemas import read_schema
 from playbook.snapshot import EVERYTHING, Reading, take_snapshot
 from playbook.statements import read_statements
@@ -162,7 +163,7 @@ class _Trip:
             return None
         self.passed[-1] = replace(self.passed[-1], up=first)
         up = self._look()
-        back = _reversed(step)
+        back = undone(step)
         second = self._passage(back)
         if second is None:
             # Rolled back whole, the copy is as it was before; else nobody knows what is there.
@@ -291,16 +292,6 @@ ORDER BY 1
 
 def _nobody_else() -> None:
     """Check nothing: nobody else runs migrations on a scratch copy."""
-
-
-def _reversed(step: PlanStep) -> PlanStep:
-    return replace(
-        step,
-        direction="downgrade",
-        from_revisions=step.to_revisions,
-        to_revisions=step.from_revisions,
-        sql="",
-    )
 
 
 def _blocking(held: Sequence[HeldLock]) -> tuple[HeldLock, ...]:

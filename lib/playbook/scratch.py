@@ -1,4 +1,7 @@
-"""An empty scratch database for a while: in the sandbox, or beside the target. Layer 3."""
+"""An empty scratch database for a while: in the sandbox, or beside the target. Layer 3.
+
+Its target leads env.py there, wherever that looks for the database, and keeps a revision within it.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from psycopg2 import sql
 from playbook.database import connect
 from playbook.leftovers import held, hold_database, scratch_name, sweep_databases
 from playbook.sandbox import drop_database, open_target
-from playbook.targets import Target
+from playbook.targets import Target, led_elsewhere
 
 __all__ = ["on_server", "in_sandbox"]
 
@@ -29,7 +32,7 @@ def in_sandbox(target: Target) -> Iterator[Target]:
     with held(beside):
         copy = open_target(beside, state="empty")
         try:
-            yield copy
+            yield led_elsewhere(target, copy)
         finally:
             drop_database(copy)
 
@@ -48,6 +51,6 @@ def on_server(target: Target) -> Iterator[Target]:
         hold_database(admin, name)
         cursor.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(quoted))
         try:
-            yield target.with_conninfo(dbname=name)
+            yield led_elsewhere(target, target.with_conninfo(dbname=name), beside=True)
         finally:
             cursor.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(quoted))
