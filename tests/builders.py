@@ -210,6 +210,18 @@ def execute(*statements: str) -> str:
 TABLE = Script(execute("CREATE TABLE a (id int PRIMARY KEY)"), execute("DROP TABLE a"))
 SECOND = Script(execute("CREATE TABLE b (id int PRIMARY KEY)"), execute("DROP TABLE b"))
 FAILING = Script(execute("CREATE TABLE late (id int)", "SELECT 1 / 0"), "pass")
+OWN_PATH = """
+from alembic import context
+from sqlalchemy import NullPool, create_engine, text
+url = context.config.get_main_option("sqlalchemy.url")
+with create_engine(url, poolclass=NullPool).connect() as connection:
+    connection.execute(text("SET search_path TO app"))
+    connection.commit()
+    context.configure(connection=connection)
+    with context.begin_transaction():
+        context.run_migrations()
+"""
+"""An env.py whose session looks for names in a schema of its choice."""
 READS_DATABASE = Script(
     """
     tables = sa.inspect(op.get_bind()).get_table_names()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from builders import (
     DUPLICATES,
     FAILING,
     INVALID_INDEX,
+    OWN_PATH,
     SECOND,
     TABLE,
     Project,
@@ -28,7 +30,7 @@ from builders import (
 from playbook.catalog import invalid_indexes, table_names
 from playbook.database import connect, fetch, fetch_value, server_info
 from playbook.errors import LockNotAcquired, MigrationFailed, SettingsError, WrongDatabase
-from playbook.migrate import Alembic
+from playbook.migrate import RUNNER, Alembic
 from playbook.records import PlanStep
 from playbook.targets import Target
 
@@ -507,25 +509,9 @@ def test_versions_are_those_in_the_child(staging: Staging, fresh_database: Targe
         assert [name for name, _ in alembic.versions()] == ["Alembic", "SQLAlchemy"]
 
 
-def test_runner_is_written_for_old_interpreters() -> None:
-    import ast
-
-    import playbook.migrate
-
-    ast.parse(playbook.migrate.RUNNER.read_text(), feature_version=(3, 8))
-
-
-OWN_PATH = """
-from alembic import context
-from sqlalchemy import NullPool, create_engine, text
-url = context.config.get_main_option("sqlalchemy.url")
-with create_engine(url, poolclass=NullPool).connect() as connection:
-    connection.execute(text("SET search_path TO app"))
-    connection.commit()
-    context.configure(connection=connection)
-    with context.begin_transaction():
-        context.run_migrations()
-"""
+@pytest.mark.parametrize("name", ["runner", "drafting", "guarding"])
+def test_what_runs_in_other_projects_is_written_for_old_interpreters(name: str) -> None:
+    ast.parse(RUNNER.with_stem(name).read_text(), feature_version=(3, 8))
 
 
 def test_version_table_is_found_by_the_search_path_that_env_py_sets(

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,7 @@ import pytest
 from psycopg2.extensions import make_dsn
 
 from builders import SECOND, TABLE, Script, execute
+from children import runbook
 from playbook import archive, rehearse, status, upgrade
 from playbook.database import connect, fetch, server_info
 from playbook.errors import BackupFailed, GuardRefused, VerifyFailed, WrongDatabase
@@ -35,7 +33,7 @@ from playbook.rehearsal_checks import _extensions as extensions_finding
 from playbook.rehearsal_checks import _version as version_finding
 from playbook.rehearsed import FILE
 from playbook.room import copy_room, folder_room
-from playbook.targets import PROJECT_INI, Target, load_target
+from playbook.targets import Target, load_target
 from servers import PrivateServer
 from steps import Namespace, at, go, picture, runs
 
@@ -318,36 +316,9 @@ def test_room_that_is_too_small_stops(fresh_database: Target, tmp_path: Path) ->
     )  # fmt: skip
 
 
-PROGRAM = """
-import json, os, sys
-sys.path[:0] = json.loads(os.environ["TEST_PATH"])
-from playbook import rehearse, sandbox
-shared = sandbox.sandbox_folder
-sandbox.sandbox_folder = lambda project: shared(type(project)(os.environ["TEST_PROJECT"]))
-from steps import go
-go(rehearse, json.loads(os.environ["TEST_NAMESPACE"]))
-"""
-
-
-@contextmanager
-def sleeping(namespace: Namespace, target: Target) -> Iterator[subprocess.Popen[str]]:
+def sleeping(namespace: Namespace, target: Target) -> AbstractContextManager[subprocess.Popen[str]]:
     """Rehearse in a process of its own until the revision sleeps in the copy."""
-    variables = {
-        "TEST_PATH": json.dumps([path for path in sys.path if path]),
-        "TEST_NAMESPACE": json.dumps(namespace),
-        "TEST_PROJECT": str(PROJECT_INI.parent),
-    }
-    child = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM], env=os.environ | variables, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    try:
-        until(lambda: child.poll() is not None or asleep(target))
-        assert child.poll() is None, child.communicate()[0]
-        yield child
-    finally:
-        child.kill()
-        child.communicate()
+    return runbook("rehearse", namespace, is_there=lambda: asleep(target), until=until)
 
 
 def asleep(target: Target) -> bool:

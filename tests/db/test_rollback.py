@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from builders import SECOND, TABLE, Project, Script, execute
+from builders import OWN_PATH, SECOND, TABLE, Project, Script, execute
 from playbook import rollback, upgrade, ways_back
 from playbook.database import connect, fetch, fetch_value
 from playbook.errors import MigrationFailed, SettingsError
@@ -497,19 +497,6 @@ def test_what_came_since_is_known_from_the_history_of_a_run_elsewhere(
     sql(fresh_database, "UPDATE playbook.history SET database_oid = 1")  # of a copied database
     run = go(rollback, namespace, before="write_salvage")
     assert run.require("loss", Loss).items == (LossItem("public.a", "note", 1, (), -1),)
-
-
-OWN_PATH = """
-from alembic import context
-from sqlalchemy import NullPool, create_engine, text
-url = context.config.get_main_option("sqlalchemy.url")
-with create_engine(url, poolclass=NullPool).connect() as connection:
-    connection.execute(text("SET search_path TO app"))
-    connection.commit()
-    context.configure(connection=connection)
-    with context.begin_transaction():
-        context.run_migrations()
-"""
 
 
 def test_rows_in_the_schema_that_env_py_s_search_path_names_are_saved_down_to_the_last(

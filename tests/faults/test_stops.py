@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from builders import SECOND, TABLE, Script, execute
+from children import runbook
 from playbook import status, upgrade
 from playbook.database import connect, fetch, fetch_value
 from playbook.errors import MigrationFailed, MigrationStopped
@@ -26,15 +26,6 @@ SLOW = Script(execute("CREATE TABLE late (id int)", "SELECT pg_sleep(30)"), "pas
 SLEEPING = """
 SELECT count(*) FROM pg_stat_activity
 WHERE query LIKE '%%pg_sleep(30)%%' AND datname = current_database() AND pid <> pg_backend_pid()
-"""
-PROGRAM = """
-import json, os, sys
-sys.path[:0] = json.loads(os.environ["TEST_PATH"])
-from playbook import sandbox, upgrade
-shared = sandbox.sandbox_folder
-sandbox.sandbox_folder = lambda project: shared(type(project)(os.environ["TEST_PROJECT"]))
-from steps import go
-go(upgrade, json.loads(os.environ["TEST_NAMESPACE"]))
 """
 
 
@@ -52,29 +43,11 @@ def wait_for(what: Callable[[], bool], seconds: float = 15) -> float:
     return time.monotonic() - began
 
 
-@contextmanager
-def running(namespace: Namespace, target: Target) -> Iterator[subprocess.Popen[str]]:
+def running(namespace: Namespace, target: Target) -> AbstractContextManager[subprocess.Popen[str]]:
     """Run `upgrade` in a process of its own until its revision sleeps in the server."""
-    import json
-
-    from playbook.targets import PROJECT_INI
-
-    variables = {
-        "TEST_PATH": json.dumps([path for path in sys.path if path]),
-        "TEST_NAMESPACE": json.dumps(namespace),
-        "TEST_PROJECT": str(PROJECT_INI.parent),
-    }
-    child = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM], env=os.environ | variables, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    try:
-        wait_for(lambda: child.poll() is not None or value(target, SLEEPING) == 1)
-        assert child.poll() is None, child.communicate()[0]
-        yield child
-    finally:
-        child.kill()
-        child.communicate()
+    return runbook(
+        "upgrade", namespace, is_there=lambda: value(target, SLEEPING) == 1, until=wait_for
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -24,12 +24,11 @@ def imported_packages(path: Path) -> set[str]:
     return found
 
 
-def test_the_runner_imports_only_alembic_sqlalchemy_and_the_standard_library():
-    runner = PLAYBOOK / "runner.py"
-    if not runner.exists():
-        pytest.skip("lib/playbook/runner.py does not exist yet")
-
-    assert imported_packages(runner) <= RUNNER_MAY_IMPORT
+@pytest.mark.parametrize("name", ["runner", "drafting", "guarding"])
+def test_what_runs_in_other_projects_imports_only_alembic_sqlalchemy_and_the_standard_library(
+    name,
+):
+    assert imported_packages(PLAYBOOK / f"{name}.py") <= RUNNER_MAY_IMPORT
 
 
 def test_every_module_of_the_playbook_has_its_layer(request):
