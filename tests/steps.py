@@ -84,6 +84,13 @@ def go(
         return result
 
 
+def run_sql(target: Target, *statements: str) -> None:
+    """Run statements in one transaction each."""
+    with connect(target) as connection, connection.cursor() as cursor:
+        for statement in statements:
+            cursor.execute(statement)
+
+
 def picture(target: Target) -> tuple[object, ...]:
     """Return everything in a database that a runbook might change: schema and data."""
     tables = take_snapshot(target, ()).tables

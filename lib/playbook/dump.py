@@ -25,6 +25,7 @@ from typing import IO
 
 from psycopg2.extensions import make_dsn
 
+from playbook.archive_toc import owns_all_tables
 from playbook.compression import AUTO, Compression
 from playbook.errors import BackupFailed
 from playbook.named_pipes import takes_pipes
@@ -32,7 +33,9 @@ from playbook.postgres_files import VERSIONS
 from playbook.records import ServerInfo
 from playbook.sandbox import client_directory
 from playbook.targets import Target, redact
-from playbook.zstd_files import SUFFIX, Compressor, Feeder, check_frames
+from playbook.zstd_feeder import Feeder
+from playbook.zstd_files import Compressor
+from playbook.zstd_frames import SUFFIX, check_frames
 
 __all__ = [
     "WITHOUT_OWNERS",
@@ -67,9 +70,9 @@ _FINISHED = re.compile(r"finished item (\d+) ")
 _PARTITION = re.compile(r"^\d+; \d+ \d+ TABLE ATTACH ", re.MULTILINE)
 LEASH = Path(__file__).with_name("leash.py")
 WITHOUT_OWNERS = ("--no-owner", "--no-privileges")
+"""Options of pg_restore: all belongs to who restores it."""
 WITHOUT_SUBSCRIPTIONS = ("--no-subscriptions",)
 """For what is dropped again: a database with one cannot be, and theirs reach the publisher."""
-"""Options of pg_restore: all belongs to who restores it."""
 SECTIONS = tuple((f"--section={name}",) for name in ("pre-data", "data", "post-data"))
 POLL_S = 0.02
 REPORT_S = 1.0
@@ -328,6 +331,9 @@ def restore_archive(
     free, since that table has no rows of its own; it would then fire for the rows still to be
     loaded into the partitions, and change them (seen with pg_restore 18 and two jobs).
 
+    Elsewhere, with several jobs, rows are loaded frozen (`playbook.archive_toc.with_frozen_rows`),
+    if they pass through the playbook.
+
     Args:
         extra: further options of pg_restore.
 
@@ -338,7 +344,8 @@ def restore_archive(
     contents = list_archive(directory, tools=tools)
     partitions = bool(_PARTITION.search(contents))
     command = [program, "--exit-on-error", *extra, f"--jobs={jobs}"]
-    with _readable(directory, tools, contents) as readable:
+    frozen = jobs > 1 and not partitions and owns_all_tables(contents)
+    with _readable(directory, tools, contents, frozen=frozen) as readable:
         for section in SECTIONS if partitions else ((),):
             # Of pipes whose other end is gone pg_restore would wait for ever, or take a part of a
             # table for all of it.
@@ -346,7 +353,9 @@ def restore_archive(
 
 
 @contextmanager
-def _readable(directory: Path, tools: ClientTools, contents: str) -> Iterator[Path]:
+def _readable(
+    directory: Path, tools: ClientTools, contents: str, *, frozen: bool
+) -> Iterator[Path]:
     """Yield a folder that a pg_restore can read, whether it has zstd or not.
 
     Raises:
@@ -358,7 +367,7 @@ def _readable(directory: Path, tools: ClientTools, contents: str) -> Iterator[Pa
         return
     with ExitStack() as stack:
         try:
-            feeder = stack.enter_context(Feeder(directory))
+            feeder = stack.enter_context(Feeder(directory, frozen=frozen))
             if feeder.pipes and not takes_pipes(
                 tools.path("pg_restore"), feeder.directory, contents
             ):

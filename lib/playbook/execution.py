@@ -108,13 +108,14 @@ def save_backup(run: Run[Any]) -> BackupManifest:
     """
     run.note("backup begins")
     with run.recording_failure():
-        manifest = archive.take_backup(
+        taken = archive.take_backup(
             run.target,
             run.server,
             run.graph.current,
             directory=BACKUPS,
             on_progress=dump_progress,
         )
+        manifest = archive.verify(taken, "archive", target=run.target, server=run.server)
     run.note("backup complete", backup=str(manifest.directory))
     return run.keep("backup", manifest)
 

@@ -85,7 +85,9 @@ def statistics_query(
     template = "bit_xor({hash})" if _xors(columns, unique, version_num) else _SUM
     parts: list[sql.Composable] = [sql.SQL("count(*)")]
     for column, type_, not_null, _ in columns:
-        parts.append(sql.SQL("0") if not_null else _NULLS.format(sql.Identifier(column)))
+        parts.append(
+            sql.SQL("count(*)" if not_null else "count({})").format(sql.Identifier(column))
+        )
         # Values of a key of one column are told apart by themselves; without a seed it is faster.
         hashed = _hash(column, type_, sql.Literal(0) if keys == [column] else seed, hashes)
         parts.append(sql.SQL(template).format(hash=hashed) if fingerprints else sql.SQL("NULL"))
@@ -98,8 +100,6 @@ def statistics_query(
 
 
 _SUM = f"sum(coalesce({{hash}}, {NULL_HASH}))"
-# IS NULL would also be true of a composite value whose fields are all NULL.
-_NULLS = sql.SQL("count(*) FILTER (WHERE {} IS NOT DISTINCT FROM NULL)")
 
 
 def statistics(row: Sequence[int | None], columns: Columns) -> tuple[int, list[ColumnSnapshot]]:
@@ -107,9 +107,9 @@ def statistics(row: Sequence[int | None], columns: Columns) -> tuple[int, list[C
     rows = row[0] or 0
     found = []
     for i, (column, type_, not_null, is_key) in enumerate(columns):
-        nulls, hashed = row[1 + 2 * i] or 0, row[2 + 2 * i]
-        fingerprint = str(_with_nulls(int(hashed or 0), nulls))
-        found.append(ColumnSnapshot(column, type_, not_null, rows - nulls, fingerprint, is_key))
+        values, hashed = row[1 + 2 * i] or 0, row[2 + 2 * i]
+        fingerprint = str(_with_nulls(int(hashed or 0), rows - values))
+        found.append(ColumnSnapshot(column, type_, not_null, values, fingerprint, is_key))
     return rows, found
 
 
@@ -140,8 +140,10 @@ def _hash(column: str, type_: str, seed: sql.Composable, hashes: dict[str, str])
     """Return the 64-bit hash of a value: by its type's own function, else of its text.
 
     Those of the integers give equal hashes for equal numbers, so that a column made wider keeps
-    its fingerprint. numeric's takes 1.0 and 1.00 as equal, so numeric goes by its text. In the
-    collation "C" texts that another one takes as equal have different hashes.
+    its fingerprint. Other types go by their text, though that takes longer: numeric's hash takes
+    1.0 and 1.00 as equal, that of floats returns its seed for zero, and in jsonb's equal elements
+    64 apart cancel out (JsonbHashScalarValueExtended). In the collation "C" texts that another one
+    takes as equal have different hashes.
     """
     function = hashes.get(type_.split("(")[0], 'hashtextextended({}::text COLLATE "C", {})')
     return sql.SQL(function).format(sql.Identifier(column), seed)

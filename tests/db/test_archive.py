@@ -51,7 +51,7 @@ def test_backup_says_what_it_holds_and_is_closed_to_others(small: Target, tmp_pa
 
     assert dict(manifest.rows) == {"public.Odd Name": 0, "public.t": 500}
     assert manifest.revisions == ("a1",)
-    assert manifest.verified == "archive"
+    assert manifest.verified == ""
     assert manifest.format_version == 2
     assert manifest.tables == take_snapshot(small, ()).tables
     assert manifest.compression == "zstd:1"
@@ -152,7 +152,7 @@ def test_interrupted_backup_leaves_no_folder(
     def stop(*arguments: object, **options: object) -> None:
         raise error
 
-    monkeypatch.setattr(archive, "read_archive", stop)
+    monkeypatch.setattr(archive, "hash_files", stop)
     with pytest.raises(type(error) if isinstance(error, Exception) else KeyboardInterrupt):
         take(small, tmp_path)
 

@@ -11,11 +11,10 @@ import pytest
 
 from builders import TABLE, Project, Script, execute
 from playbook import rollback, upgrade, verify
-from playbook.database import connect
 from playbook.errors import SettingsError, VerifyFailed
 from playbook.records import Comparison, Difference, Plan
 from playbook.targets import Target
-from steps import Namespace, at, go, runs
+from steps import Namespace, at, go, run_sql, runs
 
 DAMAGE = "UPDATE t SET note = 'damaged' WHERE id = 777"
 TABLES = (
@@ -76,12 +75,6 @@ for id, note in connection.execute(sa.text("SELECT id, note FROM t WHERE id > 99
 
 def changed(comparison: Comparison) -> dict[str, Difference]:
     return {d.column: d for d in comparison.differences if d.kind == "values changed"}
-
-
-def execute_sql(target: Target, *statements: str) -> None:
-    with connect(target) as connection, connection.cursor() as cursor:
-        for statement in statements:
-            cursor.execute(statement)
 
 
 @pytest.mark.slow
@@ -186,7 +179,7 @@ def test_change_by_others_is_told_apart_from_the_run_s(
     outcome = go(
         upgrade,
         namespace,
-        meanwhile={"run_upgrade": lambda: execute_sql(fresh_database, "UPDATE t SET n = 0")},
+        meanwhile={"run_upgrade": lambda: run_sql(fresh_database, "UPDATE t SET n = 0")},
     )
 
     assert "Look at it: values of public.t.n changed (by others)." in outcome.next_steps
@@ -280,7 +273,7 @@ def test_values_that_others_changed_in_a_table_that_was_rewritten_do_not_fail_th
     outcome = go(
         upgrade,
         namespace,
-        meanwhile={"run_upgrade": lambda: execute_sql(fresh_database, "UPDATE t SET n = 0")},
+        meanwhile={"run_upgrade": lambda: run_sql(fresh_database, "UPDATE t SET n = 0")},
     )
 
     assert "Look at it: values of public.t.n changed." in outcome.next_steps

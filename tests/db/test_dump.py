@@ -16,7 +16,7 @@ import pytest
 
 from playbook import dump
 from playbook.compression import parse_compression
-from playbook.database import connect
+from playbook.database import connect, fetch_value
 from playbook.dump import (
     ClientTools,
     choose_compression,
@@ -30,9 +30,11 @@ from playbook.dump import (
 )
 from playbook.errors import BackupFailed, SettingsError
 from playbook.targets import Target, load_target
-from playbook.zstd_files import SMALL_BYTES, Compressor, plain_chunks
+from playbook.zstd_feeder import SMALL_BYTES
+from playbook.zstd_files import Compressor
+from playbook.zstd_frames import plain_chunks
 from servers import PASSWORD, PrivateServer
-from steps import picture
+from steps import picture, run_sql
 
 
 @pytest.mark.parametrize("major", [13, 15, 16, 17, 18])
@@ -142,10 +144,7 @@ def test_pg_restore_that_takes_no_pipes_gets_plain_files(
 ) -> None:
     """As pg_restore 17.12 does, which sees that every file is a regular one."""
     tools = find_client_tools(180000)
-    with connect(legacy_database) as connection:
-        connection.cursor().execute(
-            "CREATE TABLE large AS SELECT n, md5(n::text) AS x FROM generate_series(1, 9000) AS n"
-        )
+    run_sql(legacy_database, LARGE)
     dump_database(legacy_database, tmp_path / "d", tools=tools, jobs=1,
                   compression=parse_compression("zstd"))  # fmt: skip
     (tmp_path / "pg_restore").write_text(REFUSES_PIPES.format(tools.path("pg_restore")))
@@ -302,3 +301,67 @@ def test_password_is_in_the_environment_and_never_in_the_arguments(
     assert seen
     assert PASSWORD not in str(seen) + str(running)
     assert stat.S_ISDIR((tmp_path / "d").stat().st_mode)
+
+
+LARGE = "CREATE TABLE large AS SELECT n, md5(n::text) AS x FROM generate_series(1, 9000) AS n"
+FROZEN = """
+SELECT relallvisible = (SELECT count(DISTINCT (ctid::text::point)[0]) FROM large)
+FROM pg_class WHERE relname = 'large'
+"""
+"""That each page with rows is marked as visible to all; from 16 on there are empty ones behind."""
+OF_AN_EXTENSION = """
+SET allow_system_table_mods = on;
+CREATE TABLE settings (name text);
+ALTER EXTENSION plpgsql ADD TABLE settings;
+UPDATE pg_extension SET extconfig = ARRAY['settings'::regclass], extcondition = ARRAY['']
+WHERE extname = 'plpgsql';
+INSERT INTO settings VALUES ('one')
+"""
+
+
+def copied(source: Target, copy: Target, folder: Path, *, major: int = 18) -> None:
+    """Dump a database and restore it into another one, each by two jobs."""
+    tools, zstd = find_client_tools(major * 10000), parse_compression("zstd")
+    dump_database(source, folder, tools=tools, jobs=2, compression=zstd)
+    restore_archive(folder, copy, tools=tools, jobs=2)
+
+
+def is_frozen(target: Target) -> bool:
+    with connect(target) as connection:
+        connection.cursor().execute("ANALYZE large")
+        return bool(fetch_value(connection, FROZEN))
+
+
+def test_several_jobs_load_rows_frozen(
+    legacy_database: Target, fresh_database: Target, tmp_path: Path
+) -> None:
+    """No page is written again for hint bits, and no vacuum has to freeze anything."""
+    run_sql(legacy_database, LARGE)
+
+    copied(legacy_database, fresh_database, tmp_path / "d")
+
+    assert picture(fresh_database) == picture(legacy_database)
+    assert is_frozen(fresh_database)
+
+
+def test_older_servers_load_rows_frozen(other_version: PrivateServer, tmp_path: Path) -> None:
+    with other_version.database() as name, other_version.database() as copy:
+        source, new = (load_target(other_version.url(each)) for each in (name, copy))
+        run_sql(source, LARGE)
+
+        copied(source, new, tmp_path / "d", major=other_version.major)
+
+        assert is_frozen(new)
+
+
+def test_rows_of_a_table_that_an_extension_makes_are_restored(
+    fresh_database: Target, legacy_database: Target, tmp_path: Path
+) -> None:
+    """Such a table is not emptied first, so that its rows cannot be loaded frozen."""
+    run_sql(legacy_database, OF_AN_EXTENSION)
+    run_sql(fresh_database, "CREATE TABLE settings (name text)")
+
+    copied(legacy_database, fresh_database, tmp_path / "d")
+
+    with connect(fresh_database) as connection:
+        assert fetch_value(connection, "SELECT array_agg(name) FROM settings") == ["one"]

@@ -25,7 +25,7 @@ from playbook.leftovers import hold_database, sweep_databases
 from playbook.sandbox import list_databases
 from playbook.targets import Target
 from playbook.unfinished import unfinished_folder
-from playbook.zstd_files import Feeder
+from playbook.zstd_feeder import Feeder
 from steps import Namespace, go
 
 HOLDS = """
@@ -85,7 +85,7 @@ def test_unfinished_folder_of_a_killed_process_is_removed_by_the_next(tmp_path: 
 FEEDS = """
 import sys, time
 from pathlib import Path
-from playbook.zstd_files import Feeder
+from playbook.zstd_feeder import Feeder
 with Feeder(Path(sys.argv[1])) as feeder:
     print(feeder.directory, flush=True)
     time.sleep(60)
@@ -98,7 +98,8 @@ def test_text_that_a_killed_restore_left_in_the_temporary_folder_is_removed_by_t
     dump, temporary = tmp_path / "dump", tmp_path / "tmp"
     dump.mkdir()
     temporary.mkdir()
-    (dump / "1.dat.zst").write_bytes(zstandard.compress(b"a row\n"))
+    frames = zstandard.compress(b"a row\n") + zstandard.compress(b"")
+    (dump / "1.dat.zst").write_bytes(frames)
     (temporary / ".others.partial").mkdir()
     (temporary / ".others.partial" / ".lock").touch()
     monkeypatch.setenv("TMPDIR", str(temporary))

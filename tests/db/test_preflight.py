@@ -32,6 +32,7 @@ from playbook.records import (
 )
 from playbook.targets import Target, load_target
 from servers import PASSWORD, PrivateServer
+from steps import run_sql
 
 DOTTED = 'CREATE SCHEMA "a.b"; CREATE TABLE "a.b".t (id int)'
 GRAPH = make_graph("a<-b", current=("a",))
@@ -54,14 +55,8 @@ def info(target: Target) -> ServerInfo:
         return server_info(connection)
 
 
-def execute(target: Target, *statements: str) -> None:
-    with connect(target) as connection, connection.cursor() as cursor:
-        for statement in statements:
-            cursor.execute(statement)
-
-
 def test_sound_database_is_ok_in_every_respect(fresh_database: Target, tmp_path: Path) -> None:
-    execute(fresh_database, "CREATE TABLE alembic_version (v text)", "CREATE TABLE t (x int)")
+    run_sql(fresh_database, "CREATE TABLE alembic_version (v text)", "CREATE TABLE t (x int)")
 
     found = ask(fresh_database, tables=["public.t"], backup_folder=tmp_path / "not" / "yet")
 
@@ -84,7 +79,7 @@ def test_standby_stops_and_an_old_server_warns(
 
 def test_tables_without_a_version_and_unknown_revisions_stop(fresh_database: Target) -> None:
     unknown = ask(fresh_database, make_graph("a", current=("gone",)))
-    execute(fresh_database, "CREATE TABLE t (x int)")
+    run_sql(fresh_database, "CREATE TABLE t (x int)")
     bare = ask(fresh_database, make_graph("a"))
 
     for found, said in ((unknown, "gone, which no revision file has"), (bare, "without Alembic")):
@@ -126,7 +121,7 @@ def test_table_of_another_role_stops_only_where_the_plan_names_it(
 ) -> None:
     quoted = name.replace('"', '""')
     role = fresh_database.database
-    execute(
+    run_sql(
         fresh_database, f'CREATE TABLE "{quoted}" (x int)', f"CREATE ROLE {role} LOGIN",
         f"GRANT CREATE ON SCHEMA public TO {role}",
     )  # fmt: skip
@@ -135,7 +130,7 @@ def test_table_of_another_role_stops_only_where_the_plan_names_it(
         touched = ask(weak, tables=[f"public.{name}"])["privileges"]
         untouched = ask(weak, tables=["public.other"])["privileges"]
     finally:
-        execute(fresh_database, f"DROP OWNED BY {role}", f"DROP ROLE {role}")
+        run_sql(fresh_database, f"DROP OWNED BY {role}", f"DROP ROLE {role}")
 
     assert touched.severity is Severity.STOP
     assert f"table public.{name}: owner is postgres" in touched.subject
@@ -146,7 +141,7 @@ def test_table_of_another_role_stops_only_where_the_plan_names_it(
 def weak(fresh_database: Target) -> Iterator[Target]:
     """A role that may log in and nothing else, where ``t``, ``s.t`` and types are another's."""
     role = fresh_database.database
-    execute(
+    run_sql(
         fresh_database, "CREATE SCHEMA s", "CREATE TABLE t (x int PRIMARY KEY)",
         "CREATE TABLE s.t (x int)", "CREATE TYPE kind AS ENUM ('a')", "CREATE SEQUENCE numbers",
         "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'",
@@ -157,7 +152,7 @@ def weak(fresh_database: Target) -> Iterator[Target]:
     try:
         yield fresh_database.with_conninfo(user=role)
     finally:
-        execute(fresh_database, f"DROP OWNED BY {role}", f"DROP ROLE {role}")
+        run_sql(fresh_database, f"DROP OWNED BY {role}", f"DROP ROLE {role}")
 
 
 @pytest.mark.parametrize(
@@ -191,7 +186,7 @@ def test_each_missing_privilege_is_named_and_postgresql_refuses_it(
     assert found.subject == lacking.format(weak.database)
     assert found.why
     with pytest.raises(DatabaseError):
-        execute(weak, sql)
+        run_sql(weak, sql)
 
 
 @pytest.mark.parametrize(
@@ -211,7 +206,7 @@ def test_what_asks_for_no_privilege_passes(weak: Target, sql: str) -> None:
 def test_member_of_the_owner_and_maker_of_an_object_lack_nothing(weak: Target) -> None:
     owner = weak.with_conninfo(user="postgres")
     role, group = weak.database, f"{weak.database}_app"
-    execute(owner, f"CREATE ROLE {group}", f"GRANT {group} TO {role}",
+    run_sql(owner, f"CREATE ROLE {group}", f"GRANT {group} TO {role}",
             f"ALTER TABLE t OWNER TO {group}", f"GRANT CREATE ON SCHEMA s TO {role}",
             f"GRANT CREATE ON DATABASE {owner.database} TO {role}")  # fmt: skip
     sql = (
@@ -220,16 +215,16 @@ def test_member_of_the_owner_and_maker_of_an_object_lack_nothing(weak: Target) -
     )
     try:
         found = ask(weak, sql=sql)["privileges"]
-        execute(weak, sql)
+        run_sql(weak, sql)
     finally:
-        execute(owner, f"DROP OWNED BY {group} CASCADE", f"DROP ROLE {group}")
+        run_sql(owner, f"DROP OWNED BY {group} CASCADE", f"DROP ROLE {group}")
 
     assert found.severity is Severity.OK, found.subject
 
 
 def test_role_that_may_not_write_the_version_table_stops(weak: Target) -> None:
     owner = weak.with_conninfo(user="postgres")
-    execute(owner, f"REVOKE UPDATE, INSERT ON alembic_version FROM {weak.database}")
+    run_sql(owner, f"REVOKE UPDATE, INSERT ON alembic_version FROM {weak.database}")
 
     found = ask(weak, sql="SELECT 1;")["privileges"]
 
@@ -242,9 +237,9 @@ def test_role_that_may_not_write_the_version_table_stops(weak: Target) -> None:
 def test_role_that_cannot_keep_the_history_is_warned_until_it_can(weak: Target) -> None:
     owner = weak.with_conninfo(user="postgres")
     none = ask(weak, sql="SELECT 1;")["history"]
-    execute(owner, "CREATE SCHEMA playbook", "CREATE TABLE playbook.history (x int)")
+    run_sql(owner, "CREATE SCHEMA playbook", "CREATE TABLE playbook.history (x int)")
     unseen = ask(weak, sql="SELECT 1;")["history"]
-    execute(owner, f"GRANT USAGE ON SCHEMA playbook TO {weak.database}",
+    run_sql(owner, f"GRANT USAGE ON SCHEMA playbook TO {weak.database}",
             f"GRANT SELECT, INSERT, UPDATE ON playbook.history TO {weak.database}")  # fmt: skip
     granted = ask(weak, sql="SELECT 1;")["history"]
 
@@ -255,7 +250,7 @@ def test_role_that_cannot_keep_the_history_is_warned_until_it_can(weak: Target) 
 def test_policies_on_the_plan_s_tables_stop_and_on_others_warn(weak: Target) -> None:
     owner = weak.with_conninfo(user="postgres")
     sound = ask(weak, tables=["public.t"])["row-level-security"]
-    execute(owner, "ALTER TABLE t ENABLE ROW LEVEL SECURITY")
+    run_sql(owner, "ALTER TABLE t ENABLE ROW LEVEL SECURITY")
     planned = ask(weak, tables=["public.t"])["row-level-security"]
     other = ask(weak, tables=["s.t"])["row-level-security"]
     superuser = ask(owner, tables=["public.t"])["row-level-security"]
@@ -291,7 +286,7 @@ def test_data_checks_that_fail_already_are_named_with_their_rows(fresh_database:
 
 
 def test_unvalidated_constraint_warns(fresh_database: Target) -> None:
-    execute(fresh_database, "CREATE TABLE t (x int)",
+    run_sql(fresh_database, "CREATE TABLE t (x int)",
             "ALTER TABLE t ADD CONSTRAINT positive CHECK (x > 0) NOT VALID")  # fmt: skip
 
     found = ask(fresh_database)["unvalidated-constraints"]
@@ -305,10 +300,10 @@ def test_slot_that_nobody_reads_warns_once_it_is_far_behind(
     monkeypatch.setattr(preflight, "LATE_BYTES", 100)
     with password_server.database() as name:
         target = load_target(password_server.url(name)).with_conninfo(password=PASSWORD)
-        execute(target, f"SELECT pg_create_physical_replication_slot('{name}', true)")
-        execute(target, "CREATE TABLE t (x int)")
+        run_sql(target, f"SELECT pg_create_physical_replication_slot('{name}', true)")
+        run_sql(target, "CREATE TABLE t (x int)")
         found = ask(target)["standbys"]
-        execute(target, f"SELECT pg_drop_replication_slot('{name}')")
+        run_sql(target, f"SELECT pg_drop_replication_slot('{name}')")
 
     assert (found.severity, found.subject) == (Severity.WARN, f"slot {name}")
     assert "of WAL behind" in found.detail
@@ -326,7 +321,7 @@ ALTER = "AccessExclusiveLock"
 
 
 def test_holder_of_the_plan_s_tables_warns_and_of_others_does_not(fresh_database: Target) -> None:
-    execute(fresh_database, "CREATE TABLE t (x int)")
+    run_sql(fresh_database, "CREATE TABLE t (x int)")
     app = fresh_database.with_conninfo(application_name="the app")
     with connect(app, autocommit=False) as holder:
         fetch(holder, "SELECT FROM t")
@@ -348,7 +343,7 @@ def test_idle_transaction_is_named_apart_from_a_running_one(
 ) -> None:
     monkeypatch.setattr(obstacles, "IDLE_TRANSACTION_S", 0.05)
     monkeypatch.setattr(obstacles, "LONG_TRANSACTION_S", 0.05)
-    execute(fresh_database, "CREATE TABLE t (x int)")
+    run_sql(fresh_database, "CREATE TABLE t (x int)")
     app = fresh_database.with_conninfo(application_name="the app")
     with (
         connect(app, autocommit=False) as idle,
@@ -379,7 +374,7 @@ def test_old_snapshot_warns_only_before_a_concurrent_build_which_then_waits_for_
     fresh_database: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(obstacles, "OLD_SNAPSHOT_S", 0.05)
-    execute(fresh_database, "CREATE TABLE t (x int)", "CREATE TABLE other (x int)")
+    run_sql(fresh_database, "CREATE TABLE t (x int)", "CREATE TABLE other (x int)")
     with connect(fresh_database, autocommit=False) as reader:
         fetch(reader, "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SELECT FROM other")
         pid = reader.info.backend_pid
@@ -402,16 +397,16 @@ def test_transaction_without_a_snapshot_holds_up_no_build(
     fresh_database: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(obstacles, "OLD_SNAPSHOT_S", 0.05)
-    execute(fresh_database, "CREATE TABLE t (x int)", "CREATE TABLE other (x int)")
+    run_sql(fresh_database, "CREATE TABLE t (x int)", "CREATE TABLE other (x int)")
     with connect(fresh_database, autocommit=False) as session:
         fetch(session, "SELECT FROM other")
         time.sleep(0.1)
         assert ask(fresh_database, sql=BUILD)["old-snapshots"].severity is Severity.OK
-        execute(fresh_database, BUILD)
+        run_sql(fresh_database, BUILD)
 
 
 def test_writer_of_the_table_is_waited_for_by_a_concurrent_build(fresh_database: Target) -> None:
-    execute(fresh_database, "CREATE TABLE t (x int)")
+    run_sql(fresh_database, "CREATE TABLE t (x int)")
     locks = {"public.t": "ShareUpdateExclusiveLock"}
     with connect(fresh_database, autocommit=False) as writer, writer.cursor() as cursor:
         cursor.execute("INSERT INTO t VALUES (1)")
@@ -434,11 +429,11 @@ def test_prepared_transaction_stops_where_it_holds_the_plan_s_tables_and_warns_e
 ) -> None:
     with password_server.database() as name:
         target = load_target(password_server.url(name)).with_conninfo(password=PASSWORD)
-        execute(target, "CREATE TABLE t (x int)", "CREATE TABLE u (x int)")
+        run_sql(target, "CREATE TABLE t (x int)", "CREATE TABLE u (x int)")
         sound = ask(target, locks=locks, sql=sql)["prepared-transactions"]
-        execute(target, "BEGIN; INSERT INTO t VALUES (1); PREPARE TRANSACTION 'two''phase'")
+        run_sql(target, "BEGIN; INSERT INTO t VALUES (1); PREPARE TRANSACTION 'two''phase'")
         found = ask(target, locks=locks, sql=sql)["prepared-transactions"]
-        execute(target, "ROLLBACK PREPARED 'two''phase'")
+        run_sql(target, "ROLLBACK PREPARED 'two''phase'")
 
     assert sound.severity is Severity.OK
     assert (found.severity, found.subject) == (severity, "two'phase")
@@ -448,7 +443,7 @@ def test_prepared_transaction_stops_where_it_holds_the_plan_s_tables_and_warns_e
 
 def test_vacuum_on_the_plan_s_table_is_named_by_pid(fresh_database: Target) -> None:
     slow = {"vacuum_cost_delay": "100", "vacuum_cost_limit": "1"}
-    execute(
+    run_sql(
         fresh_database, "CREATE TABLE t (x int) WITH (autovacuum_enabled = off)",
         "INSERT INTO t SELECT generate_series(1, 20000)", "DELETE FROM t",
     )  # fmt: skip
@@ -478,7 +473,7 @@ def _eventually(question: Callable[[], Finding]) -> Finding:
 
 
 def test_table_close_to_a_forced_vacuum_warns(fresh_database: Target) -> None:
-    execute(
+    run_sql(
         fresh_database, "CREATE TABLE t (x int)", "CREATE TABLE u (x int)",
         "UPDATE pg_class SET relfrozenxid = ((txid_current() - 195000000 + (1::bigint << 32)) "
         "% (1::bigint << 32))::text::xid WHERE relname = 't'",
@@ -493,9 +488,9 @@ def test_table_close_to_a_forced_vacuum_warns(fresh_database: Target) -> None:
 
 
 def test_invalid_index_warns(fresh_database: Target) -> None:
-    execute(fresh_database, "CREATE TABLE t (x int)", "INSERT INTO t VALUES (1), (1)")
+    run_sql(fresh_database, "CREATE TABLE t (x int)", "INSERT INTO t VALUES (1), (1)")
     with pytest.raises(Exception, match="could not create unique index"):
-        execute(fresh_database, "CREATE UNIQUE INDEX CONCURRENTLY u ON t (x)")
+        run_sql(fresh_database, "CREATE UNIQUE INDEX CONCURRENTLY u ON t (x)")
 
     assert ask(fresh_database)["invalid-indexes"].subject == "public.u"
 
@@ -570,7 +565,7 @@ def test_killed_run_is_told_with_what_was_under_way_and_what_goes_on(
 def test_version_table_that_env_py_has_found_is_not_looked_for_again(
     fresh_database: Target,
 ) -> None:
-    execute(fresh_database, "CREATE TABLE t (x int)")
+    run_sql(fresh_database, "CREATE TABLE t (x int)")
 
     found = ask(fresh_database, make_graph("a", current=("a",)))["version-table"]
 
@@ -578,7 +573,7 @@ def test_version_table_that_env_py_has_found_is_not_looked_for_again(
 
 
 def test_tables_that_this_role_may_not_read_ask_for_no_stamp(weak: Target) -> None:
-    execute(weak.with_conninfo(user="postgres"), "DROP TABLE alembic_version")
+    run_sql(weak.with_conninfo(user="postgres"), "DROP TABLE alembic_version")
 
     assert ask(weak, make_graph("a"))["version-table"].severity is Severity.OK
 
@@ -594,10 +589,10 @@ def test_extension_that_the_server_lacks_is_no_matter_of_privileges(fresh_databa
 
 
 def test_schema_with_a_dot_in_its_name_stops_where_it_has_tables(fresh_database: Target) -> None:
-    execute(fresh_database, 'CREATE SCHEMA "c.d"')
+    run_sql(fresh_database, 'CREATE SCHEMA "c.d"')
     assert "schema-names" not in ask(fresh_database)
 
-    execute(fresh_database, DOTTED)
+    run_sql(fresh_database, DOTTED)
 
     finding = ask(fresh_database)["schema-names"]
     assert (finding.severity, finding.subject) == (Severity.STOP, "a.b")

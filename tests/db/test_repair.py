@@ -22,7 +22,7 @@ from playbook.records import Outcome, Severity
 from playbook.repairs import Diagnosis, Remedies
 from playbook.targets import Target, load_target
 from servers import PrivateServer
-from steps import STEPS, Namespace, at, go, picture, runs
+from steps import STEPS, Namespace, at, go, picture, run_sql, runs
 
 A = Script(execute("CREATE TABLE a (id int PRIMARY KEY)"), execute("DROP TABLE a"))
 B = Script(execute("CREATE TABLE b (id int PRIMARY KEY)"), execute("DROP TABLE b"))
@@ -197,12 +197,6 @@ def upgrade_by_sql(target: Target, revisions: Mapping[str, Script], to: str) -> 
                 break
         for revision in current:
             cursor.execute("INSERT INTO alembic_version VALUES (%s)", (revision,))
-
-
-def run_sql(target: Target, *statements: str) -> None:
-    with connect(target) as connection, connection.cursor() as cursor:
-        for statement in statements:
-            cursor.execute(statement)
 
 
 def folder(namespace: Namespace) -> Path:

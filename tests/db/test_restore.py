@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -46,7 +46,7 @@ from playbook.snapshot import take_snapshot
 from playbook.targets import Target, load_target
 from playbook.verification import compare
 from servers import PrivateServer
-from steps import Namespace, at, go, runs
+from steps import Namespace, at, go, run_sql, runs
 
 FILLED = Script(
     execute(
@@ -65,12 +65,6 @@ FILLED = Script(
     ),
     "pass",
 )
-
-
-def run_sql(target: Target, *statements: str) -> None:
-    with connect(target) as connection, connection.cursor() as cursor:
-        for statement in statements:
-            cursor.execute(statement)
 
 
 def take(namespace: Namespace, target: Target) -> BackupManifest:
@@ -586,10 +580,10 @@ def test_pg_restore_that_is_killed_leaves_no_database_and_the_live_one_untouched
     before, databases = tables(live), names(live)
 
     def kill_soon(*arguments: Any, **options: Any) -> None:
-        from threading import Timer
-
-        Timer(0.5, _kill_children, ("pg_restore",)).start()
-        restore_archive(*arguments, **options)
+        with ThreadPoolExecutor(1) as pool:
+            killed = pool.submit(_kill_at_work, "pg_restore")
+            restore_archive(*arguments, **options)
+            killed.result()
 
     monkeypatch.setattr(restore_steps, "restore_archive", kill_soon)
     with pytest.raises(RestoreFailed, match="pg_restore failed: .*was dropped again") as caught:
@@ -601,11 +595,17 @@ def test_pg_restore_that_is_killed_leaves_no_database_and_the_live_one_untouched
     assert runs(namespace)[-1]["outcome"] == "failed"
 
 
-def _kill_children(name: str) -> None:
-    found = [c for c in psutil.Process().children(recursive=True) if c.name() == name]
-    assert found
-    for child in found:
-        child.kill()
+def _kill_at_work(name: str) -> None:
+    """Kill a client tool that has workers, with them, as soon as there are any."""
+    deadline = time.monotonic() + 20
+    workers: list[psutil.Process] = []
+    while not workers:
+        assert time.monotonic() < deadline
+        with suppress(psutil.NoSuchProcess):
+            found = [c for c in psutil.Process().children(recursive=True) if c.name() == name]
+            workers = [c for c in found if c.ppid() in {parent.pid for parent in found}]
+    for process in found:
+        process.kill()
 
 
 def test_connections_lost_while_it_restores_leave_no_database(

@@ -9,11 +9,11 @@ import pytest
 
 from builders import Project, Script, execute, staging_project
 from playbook import sandbox
-from playbook.database import connect
 from playbook.errors import WrongDatabase
 from playbook.rehearsals import Passage, Rehearsed, RoundTrip
 from playbook.round_trip import run_round_trip
 from playbook.targets import PROJECT_INI, Target, load_target
+from steps import run_sql
 
 ROWS = 20_000
 STATEMENTS = (
@@ -127,12 +127,6 @@ def take(staging: Callable[..., Project], fresh_database: Target) -> Take:
         return run_round_trip(target, to)
 
     return go
-
-
-def run_sql(target: Target, *statements: str) -> None:
-    with connect(target) as connection, connection.cursor() as cursor:
-        for statement in statements:
-            cursor.execute(statement)
 
 
 def found(trip: RoundTrip, revision: str) -> list[tuple[str, str, str, str]]:

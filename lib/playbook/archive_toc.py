@@ -1,0 +1,66 @@
+"""A dump's table of contents, ``toc.dat``: what it says, and changes to a copy. Layer 1.
+
+Only bytes: no files, no programs. Source of the format: WriteHead, ReadHead, WriteInt and WriteStr
+in src/bin/pg_dump/pg_backup_archiver.c.
+"""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["names_zstd", "of_plain_files", "owns_all_tables", "with_frozen_rows"]
+
+ZSTD = 3
+"""pg_dump's number for the method (pg_compress_algorithm)."""
+METHOD_AT = 11
+"""Of an archive's head: ``PGDMP``, version (3 bytes), size of int and offset, format, method."""
+_COPY = re.compile(rb"\0(.{4})(COPY [^\0]*? FROM stdin);\n", re.DOTALL)
+"""A string of the archive: its sign and length in bytes, the lowest first, and its text."""
+_TABLE = re.compile(r"^\d+; \d+ \d+ TABLE (?!DATA |ATTACH )(.+)$", re.MULTILINE)
+_TABLE_DATA = re.compile(r"^\d+; \d+ \d+ TABLE DATA (.+)$", re.MULTILINE)
+
+
+def names_zstd(head: bytes) -> bool:
+    """Say whether the beginning of a ``toc.dat`` tells that pg_dump itself compressed by zstd.
+
+    The method is there from archive version 1.15 (pg_dump 16) on, and only such a pg_dump has zstd.
+    """
+    return head[:5] == b"PGDMP" and head[5:7] >= b"\x01\x0f" and head[METHOD_AT] == ZSTD
+
+
+def of_plain_files(toc: bytes) -> bytes:
+    """Return a table of contents that names no compression, where pg_dump itself has compressed.
+
+    A pg_restore without that method would refuse it, though it is given plain files.
+    """
+    return toc[:METHOD_AT] + b"\0" + toc[METHOD_AT + 1 :] if names_zstd(toc) else toc
+
+
+def owns_all_tables(contents: str) -> bool:
+    """Say whether an archive makes each table that it has rows of.
+
+    It does not where an extension has made one and has marked it for dumps.
+
+    Args:
+        contents: what ``pg_restore --list`` says.
+    """
+    made = set(_TABLE.findall(contents))
+    return all(owner_and_name in made for owner_and_name in _TABLE_DATA.findall(contents))
+
+
+def with_frozen_rows(toc: bytes) -> bytes:
+    """Return a table of contents whose rows are loaded by COPY FREEZE.
+
+    They need no second writing of their pages for hint bits, nor a vacuum that freezes them. The
+    server demands a table that the same transaction has made or emptied: pg_restore empties those
+    that it has made itself, if it has several jobs (restore_toc_entry).
+    """
+    return _COPY.sub(_freeze, toc)
+
+
+def _freeze(match: re.Match[bytes]) -> bytes:
+    length, copy = match.groups()
+    if int.from_bytes(length, "little") != len(copy) + len(b";\n"):
+        return match[0]  # a part of some other text
+    text = copy + b" WITH (FREEZE);\n"
+    return b"\0" + len(text).to_bytes(4, "little") + text

@@ -1,0 +1,51 @@
+"""What is changed in a copy of a dump's table of contents, and nothing else."""
+
+from __future__ import annotations
+
+import pytest
+
+from playbook.archive_toc import owns_all_tables, with_frozen_rows
+
+
+def string(text: str) -> bytes:
+    """Return a text as an archive has it: sign, length in four bytes, bytes."""
+    data = text.encode()
+    return b"\0" + len(data).to_bytes(4, "little") + data
+
+
+@pytest.mark.parametrize(
+    "table",
+    ["t (id)", '"ein ""Tisch"" ä" (id, "x FROM stdin")', "t (" + ", ".join("abcdefgh") + ")"],
+)
+def test_rows_are_loaded_frozen(table: str) -> None:
+    before, after = string("public"), string("postgres") + b"\1\5\0\0\0"
+    copy = f"COPY public.{table} FROM stdin"
+
+    changed = with_frozen_rows(before + string(f"{copy};\n") + after)
+
+    assert changed == before + string(f"{copy} WITH (FREEZE);\n") + after
+
+
+def test_text_that_only_looks_like_the_loading_of_rows_stays() -> None:
+    toc = string("CREATE FUNCTION f() AS 'COPY t (id) FROM stdin;\n'") + string(
+        "COPY t TO stdout;\n"
+    )
+
+    assert with_frozen_rows(toc) == toc
+
+
+LIST = """;
+; Archive created at 2026-01-01 10:00:00 UTC
+;
+215; 1259 16385 TABLE public t owner
+216; 1259 16390 TABLE other odd name owner
+217; 0 16399 TABLE ATTACH public t_1 owner
+3343; 0 16385 TABLE DATA public t owner
+3344; 0 16390 TABLE DATA other odd name owner
+"""
+
+
+def test_tables_that_an_extension_makes_are_not_the_archives_own() -> None:
+    assert owns_all_tables(LIST)
+    assert not owns_all_tables(LIST + "3345; 0 16410 TABLE DATA public spatial_ref_sys owner\n")
+    assert not owns_all_tables(LIST + "3345; 0 16410 TABLE DATA public t_1 owner\n")
