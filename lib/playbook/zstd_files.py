@@ -20,6 +20,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from io import FileIO
 from pathlib import Path
+from queue import LifoQueue
+
+from zstandard import ZstdCompressor
 
 from playbook.zstd_frames import FRAME_BYTES, SUFFIX, frame_compressor, write_all
 
@@ -56,7 +59,9 @@ class Compressor:
     def __init__(self, directory: Path, *, level: int, writers: int) -> None:
         self.plain_bytes = 0
         self._directory = directory
-        self._level = level
+        self._idle: LifoQueue[ZstdCompressor] = LifoQueue()
+        for _ in range(os.cpu_count() or 1):
+            self._idle.put(frame_compressor(level))
         self._writers = writers
         self._seen: dict[str, Future[None]] = {}
         self._written_ns: dict[str, int] = {}
@@ -128,16 +133,23 @@ class Compressor:
         return {n for n, at in self._written_ns.items() if at < youngest} - self._complete
 
     def _pack(self, path: Path) -> None:
-        compressor = frame_compressor(self._level)
         packed = path.with_name(path.name + SUFFIX)
         with path.open("r+b", buffering=0) as plain, packed.open("xb", buffering=0) as out:
             for text in self._frames(path.name, plain):
-                write_all(out, compressor.compress(text))
+                write_all(out, self._compressed(text))
             if self._stopped.is_set():
                 return
-            write_all(out, compressor.compress(b""))
+            write_all(out, self._compressed(b""))
             os.fsync(out.fileno())
         path.unlink()
+
+    def _compressed(self, text: memoryview | bytes) -> bytes:
+        """Return a frame; as many at a time as there are cores, since each takes some memory."""
+        compressor = self._idle.get()
+        try:
+            return compressor.compress(text)
+        finally:
+            self._idle.put(compressor)
 
     def _frames(self, name: str, plain: FileIO) -> Iterator[memoryview]:
         """Yield a growing file's text until it is complete, freeing what was read."""
