@@ -1,4 +1,12 @@
-"""${message}
+<%
+    title = message if " " in message else message.replace("_", " ")
+    title = title[:1].upper() + title[1:] + ("" if title[-1:] in (".", "?", "!") else ".")
+    code = f"{upgrades or ''}\n{downgrades or ''}"
+    is_blank = "op." not in code
+    # A blank one will use both; `make fmt` takes the mark away then.
+    mark = "  # noqa: F401" if is_blank else ""
+%>\
+"""${title}
 
 What it does: <tables and columns, and why>.
 
@@ -13,8 +21,10 @@ Created: ${create_date.date()}
 
 from __future__ import annotations
 
-import sqlalchemy as sa
-from alembic import op
+% if is_blank or "sa." in code:
+import sqlalchemy as sa${mark}
+% endif
+from alembic import op${mark}
 ${imports if imports else ""}
 revision: str = "${up_revision}"
 down_revision: str | tuple[str, ...] | None = ${repr(down_revision).replace("'", '"')}

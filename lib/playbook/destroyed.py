@@ -7,6 +7,7 @@ A name without a schema is looked for along the search path, then wherever it is
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -14,6 +15,7 @@ from typing import Any
 
 from pglast import ast
 from pglast.enums import AlterTableType, ObjectType
+from pglast.visitors import Visitor
 
 from playbook.records import PlanStep
 from playbook.statements import parse
@@ -36,6 +38,9 @@ class StepView:
     ``tables`` maps a table's name of now to its name then; ``columns``, for each table by its name
     of now, its columns' names of now to those then. What is gone by then is missing in both.
     ``untold`` are statements of which only the rows, or a server, could tell what they destroy.
+    ``written`` are the tables, by their names of now, whose rows its statements write over;
+    ``in_blocks`` those of them that a DO block names, which may commit; ``altered`` those that it
+    changes besides.
     """
 
     revision: str
@@ -43,6 +48,9 @@ class StepView:
     tables: Mapping[str, str]
     columns: Mapping[str, Mapping[str, str]]
     untold: tuple[str, ...] = ()
+    written: frozenset[str] = frozenset()
+    in_blocks: frozenset[str] = frozenset()
+    altered: frozenset[str] = frozenset()
 
 
 @dataclass
@@ -55,6 +63,9 @@ class _Follower:
     parents: Mapping[str, str]
     destroyed: list[Destroyed] = field(default_factory=list)
     untold: list[str] = field(default_factory=list)
+    written: set[str] = field(default_factory=set)
+    in_blocks: set[str] = field(default_factory=set)
+    altered: set[str] = field(default_factory=set)
 
     def find(self, schema: str | None, name: str) -> str:
         """Return the name then of a table as a statement writes it."""
@@ -82,8 +93,14 @@ class _Follower:
         direct = [part for part, parent in self.parents.items() if parent == now]
         return [*direct, *(part for one in direct for part in self.below(one))]
 
+    def begin(self) -> None:
+        """Begin a step."""
+        self.destroyed, self.untold = [], []
+        self.written, self.in_blocks, self.altered = set(), set(), set()
+
     def take(self, statement: Any) -> None:
         """Follow one statement."""
+        self._note_writes(statement)
         if isinstance(statement, ast.DropStmt):
             self._drop(statement)
         elif isinstance(statement, ast.TruncateStmt):
@@ -102,6 +119,18 @@ class _Follower:
         elif kind := _untold(statement):
             self.untold.append(kind)
 
+    def _note_writes(self, statement: Any) -> None:
+        """Note the tables whose rows a statement writes, also within WITH, or a block names."""
+        names = {self.relation(relation) for relation in _relations_written(statement)}
+        self.written |= {self.tables[then] for then in names if then in self.tables}
+        if isinstance(statement, ast.DoStmt):
+            text = " ".join(str(getattr(part.arg, "sval", "")) for part in statement.args or ())
+            self.in_blocks |= {
+                now
+                for then, now in self.tables.items()
+                if re.search(rf"(?<!\w){re.escape(then.partition('.')[2])}(?!\w)", text)
+            }
+
     def _drop(self, statement: Any) -> None:
         for item in statement.objects or ():
             names = [part.sval for part in item] if isinstance(item, (list, tuple)) else []
@@ -117,6 +146,7 @@ class _Follower:
 
     def _alter(self, statement: Any) -> None:
         now = self.tables.get(self.relation(statement.relation))
+        self.altered |= {now} if now else set()
         for command in statement.cmds or ():
             if now and command.subtype == AlterTableType.AT_DropColumn:
                 column = self.columns[now].pop(command.name, None)
@@ -126,6 +156,8 @@ class _Follower:
                     self.columns[part].pop(command.name, None)
             elif now and command.subtype == AlterTableType.AT_AddColumn:
                 self.columns[now].pop(command.def_.colname, None)
+            elif now and command.subtype == AlterTableType.AT_AlterColumnType:
+                self.written.add(now)  # may write the whole table anew
 
     def _rename(self, statement: Any) -> None:
         if not statement.relation:
@@ -159,6 +191,19 @@ def _untold(statement: Any) -> str:
     return ""
 
 
+def _relations_written(statement: Any) -> list[Any]:
+    found: list[Any] = []
+
+    class Writes(Visitor):
+        def visit_UpdateStmt(self, ancestors: Any, node: Any) -> None:
+            found.append(node.relation)
+
+        visit_InsertStmt = visit_DeleteStmt = visit_MergeStmt = visit_UpdateStmt
+
+    Writes()(statement)
+    return found
+
+
 def _is_version(relation: Any) -> bool:
     """Say whether it is Alembic's own table, by its usual name."""
     return bool(relation.relname == "alembic_version")
@@ -190,8 +235,17 @@ def follow(
             for table, names in follower.columns.items()
             if table in tables
         }
-        follower.destroyed, follower.untold = [], []
+        follower.begin()
         for statement in parse(step.sql):
             follower.take(statement)
         untold = tuple(dict.fromkeys(follower.untold))
-        yield StepView(step.revision, tuple(follower.destroyed), tables, columns, untold)
+        yield StepView(
+            step.revision,
+            tuple(follower.destroyed),
+            tables,
+            columns,
+            untold,
+            frozenset(follower.written | follower.in_blocks),
+            frozenset(follower.in_blocks),
+            frozenset(follower.altered),
+        )

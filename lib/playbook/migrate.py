@@ -623,9 +623,9 @@ class Alembic:
             )
         if kind == "LateRowsError":
             return GuardRefused(
-                f"The application writes to what would be destroyed: {_sentence(text)}",
+                f"What would be destroyed cannot be saved whole: {_sentence(text)}",
                 state="PostgreSQL rolled this revision back.",
-                remedy="Stop those writes, then run the notebook's cells from the top.",
+                remedy="Stop what else writes to it, then run the notebook's cells from the top.",
             )
         if command in {"look", "open", "graph", "plan", "drift", "author"} and event["alembic"]:
             look = LOOK if command in {"open", "graph"} and event.get("project") else ""

@@ -870,8 +870,9 @@ class LateRows:
     """How a revision's own transaction saves the rows of a table written after the salvage.
 
     ``lock`` is a statement that keeps other writers out; ``query`` returns those rows, each column
-    as text; ``path`` is the CSV file that they are appended to. None: there is no way to save them,
-    and a single one stops the revision.
+    as text, and ends with its condition, to which another may be added; ``path`` is the CSV file
+    that they are appended to. None: there is no way to save them, and a single one stops the
+    revision.
     """
 
     table: str

@@ -78,6 +78,8 @@ OWN_LOCKS = (
     "SELECT relation::bigint, mode FROM pg_locks WHERE pid = pg_backend_pid() "
     "AND locktype = 'relation' AND granted AND mode <> 'SIReadLock'"
 )
+OWN_XID = "SELECT mod(txid_current(), 4294967296)::text"
+"""As ``xmin`` shows it."""
 WRITTEN = (
     "SELECT relid::bigint, (n_tup_ins + n_tup_upd + n_tup_del)::bigint "
     "FROM pg_stat_xact_user_tables WHERE n_tup_ins + n_tup_upd + n_tup_del > 0"
@@ -696,6 +698,7 @@ class Runner:
         self.has_learned = False
         self.memo: dict[Any, Any] = {}
         self.memo_of = ""
+        self.own_xids: dict[str, list[str]] = {}
         self.gives_connection = request["gives_connection"]
         self.config.attributes = self.attributes
         if is_flask_s(env_text(self.config)):
@@ -966,10 +969,13 @@ class Runner:
             if not alone:
                 connection.exec_driver_sql(table["lock"], execution_options=literally)
             rows = self.read_late_rows(connection, table, literally)
+            if not alone:
+                xid = connection.exec_driver_sql(OWN_XID, execution_options=literally).scalar()
+                self.own_xids.setdefault(table["table"], []).append(xid)
             if rows and not table["path"]:
                 raise LateRowsError(
-                    "%d rows of %s were written after what it holds was saved"
-                    % (len(rows), table["table"])
+                    "%d rows of %s were written after what it holds was saved, by the application "
+                    "or by a downgrade before this one" % (len(rows), table["table"])
                 )
             if rows:
                 append_rows(table["path"], rows)
@@ -980,9 +986,15 @@ class Runner:
     def read_late_rows(
         self, connection: Any, table: Mapping[str, str], options: Mapping[str, Any]
     ) -> list[tuple[Any, ...]]:
-        """Return the rows that came after the salvage; a failure is not the revision's."""
+        """Return the rows that came after the salvage; a failure is not the revision's.
+
+        Not those that downgrades before this one wrote, under their lock: what these rows held
+        then was saved before.
+        """
+        own = ",".join(self.own_xids.get(table["table"], ()))
+        query = "%s AND xmin::text <> ALL ('{%s}')" % (table["query"], own)
         try:
-            found = connection.exec_driver_sql(table["query"], execution_options=options)
+            found = connection.exec_driver_sql(query, execution_options=options)
             return [tuple(row) for row in found]
         except sqlalchemy.exc.DBAPIError as error:
             raise LateRowsError(

@@ -207,8 +207,9 @@ def late_rows(
 ) -> Late:
     """Return how each revision saves the rows that came after the salvage.
 
-    The first revision that destroys something of a table appends to its file. Of a later one the
-    columns that are left by then go to a file of its own, made here with its header.
+    The first revision that destroys something of a table appends to its file, and so does each
+    one before it that writes over its rows. Of a later one the columns that are left by then go to
+    a file of its own, made here with its header.
 
     Args:
         salvage: None if nothing was salvaged, as there were no rows: any row is late then.
@@ -223,15 +224,22 @@ def late_rows(
         files = list(salvage.files) if salvage else []
         found: dict[str, tuple[LateRows, ...]] = {}
         begun: set[str] = set()
+        in_blocks: set[str] = set()
         for view in views:
-            named = {item.table for item in view.destroyed} & lossy.keys() - set(large)
+            gone = {item.table for item in view.destroyed} & lossy.keys()
+            named = (gone | view.written & lossy.keys()) - set(large)
             rows = []
             for table in sorted(named):
                 if salvage and table in begun:
                     files.append(_later_file(salvage.directory, view, table, lossy[table]))
                 file = next((f for f in reversed(files) if f.table == table), None)
-                rows.append(_late(view, table, xid, _key(existing, table, loss), loss, file))
-                begun.add(table)
+                key = _key(existing, table, loss)
+                late = _late(view, table, xid, key, loss, file)
+                if table in in_blocks:
+                    late = _with_a_value(view, late)
+                rows.append(late)
+            begun |= gone
+            in_blocks |= view.in_blocks
             found[view.revision] = tuple(rows)
         if salvage and len(files) > len(salvage.files):
             salvage = replace(salvage, files=tuple(files))
@@ -269,13 +277,29 @@ def _late(
         held = ", ".join(_quoted(then[column]) for column in lost)
         condition += f" AND num_nonnulls({held}) > 0"
     shown = ", ".join(f"{_quoted(then[column])}::text" for column in columns) or "NULL"
+    # Who only writes over rows lets others read them.
+    is_changed = table in view.altered or table in {item.table for item in view.destroyed}
+    mode = "ACCESS EXCLUSIVE" if is_changed else "SHARE ROW EXCLUSIVE"
     return LateRows(
         table=table,
-        lock=f"LOCK TABLE {name} IN ACCESS EXCLUSIVE MODE",
+        lock=f"LOCK TABLE {name} IN {mode} MODE",
         query=f"SELECT {shown} FROM {name} WHERE {condition}",
         # Without a key, a row that was updated could not be told from a new one.
         path=file.path if file and key and tuple(columns) == file.columns else None,
     )
+
+
+def _with_a_value(view: StepView, late: LateRows) -> LateRows:
+    """Return late rows without those that hold nothing in the columns that a step drops.
+
+    After a block that empties these columns in batches: its own writes, each committed, are not to
+    be told from the application's, and would stand in the file after the values.
+    """
+    then, mine = view.columns[late.table], [i for i in view.destroyed if i.table == late.table]
+    if not mine or any(not item.column for item in mine):
+        return late
+    held = ", ".join(_quoted(then[item.column]) for item in mine)
+    return replace(late, query=f"{late.query} AND num_nonnulls({held}) > 0")
 
 
 def renew_manifest(salvage: Salvage) -> Salvage:

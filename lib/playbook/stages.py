@@ -26,7 +26,13 @@ __all__ = ["Stage", "has_parts", "is_fill", "read_fills", "split_revision"]
 
 Fills = Mapping[tuple[str, str], str]
 """What old rows get in a new column, as SQL, by table (without its schema) and column."""
-_NEEDS_FILL = re.compile(r"^-- UPDATE (?P<table>\S+) SET (?P<column>\S+) = \.\.\.")
+_NAME = r'(?:\w+|"(?:[^"]|"")+")'
+_NEEDS_FILL = re.compile(
+    rf"^-- UPDATE (?P<table>{_NAME}(?:\.{_NAME})?) SET (?P<column>{_NAME}) = \.\.\."
+)
+_FILL = re.compile(
+    rf"^(?:{_NAME}\.)?(?P<table>{_NAME})\.(?P<column>{_NAME})\s*=\s*(?P<value>\S.*)", re.DOTALL
+)
 _TITLES = (
     (r"^DO\b|^UPDATE\b", "fill"),
     (r"^CREATE (?:UNIQUE )?INDEX\b", "build the index"),
@@ -108,7 +114,7 @@ def split_revision(
 
 def is_fill(column: str) -> bool:
     """Say whether a text names what `read_fills` takes: ``table.column = expression``."""
-    return bool(re.match(r"^\s*\w+(\.\w+)?\.\w+\s*=\s*\S", column))
+    return bool(_FILL.match(column.strip()))
 
 
 def read_fills(text: str) -> dict[tuple[str, str], str]:
@@ -119,12 +125,15 @@ def read_fills(text: str) -> dict[tuple[str, str], str]:
     """
     found = {}
     for part in filter(None, (one.strip() for one in text.split(";"))):
-        name, _, expression = (piece.strip() for piece in part.partition("="))
-        table, _, column = name.rpartition(".")
-        if not is_fill(part) or not _is_expression(expression):
+        read = _FILL.match(part)
+        if not read or not _is_expression(read["value"]):
             raise ValueError(part)
-        found[table.rpartition(".")[2], column] = expression
+        found[_unquoted(read["table"]), _unquoted(read["column"])] = read["value"]
     return found
+
+
+def _unquoted(name: str) -> str:
+    return name[1:-1].replace('""', '"') if name[0] == '"' else name
 
 
 def _is_expression(text: str) -> bool:
@@ -180,12 +189,14 @@ def _filled(parts: Sequence[Part], fills: Fills, facts: Sequence[ColumnFact]) ->
         if not needed:
             made.append(part)
             continue
-        table, column = needed["table"].rpartition(".")[2], needed["column"]
-        value = fills.get((table.strip('"'), column.strip('"')), "")
+        table, column = re.findall(_NAME, needed["table"])[-1], needed["column"]
+        value = fills.get((_unquoted(table), _unquoted(column)), "")
         if not value:
+            asked = f"{table}.{column} = ..."
+            mark = "'" if '"' in asked else '"'  # as a shell takes it
             return (
                 f"What the rows of {table} get in {column} is not known: write "
-                f'-r fill "{table}.{column} = ...".'
+                f"-r fill {mark}{asked}{mark}."
             )
         made.append(_fill(needed["table"], column, value, facts))
     return made

@@ -256,7 +256,7 @@ def _ways_back(ways: WaysBack) -> View:
 
 def _hazards(hazards: Hazards) -> View:
     if not hazards.items:
-        return nothing("No statement is hazardous: nobody waits, nothing breaks.")
+        return nothing("No statement is hazardous: locks last for moments, and nothing breaks.")
     found = Counter(one.severity for one in hazards.items)
     worst = next(one for one in reversed(Severity) if found[one])
     tally = ", ".join(f"{found[one]} {one.value}" for one in Severity if found[one])

@@ -12,7 +12,7 @@ import alembic
 import pytest
 
 from builders import Project, Script, execute
-from playbook import author, rollback, upgrade
+from playbook import author, preview, rollback, upgrade
 from playbook.database import connect, fetch
 from playbook.drafts import Draft, ModelChanges, Tried
 from playbook.dump import dump_schema, find_client_tools
@@ -331,6 +331,31 @@ def test_a_required_column_written_in_steps_comes_through_with_its_rows(
     assert _changes(namespace).is_empty
     go(rollback, namespace, target="001_base")
     assert _schema(fresh_database) == before
+
+
+def test_a_column_whose_name_is_no_plain_word_is_filled_online_and_by_psql_alike(
+    made: Callable[..., Namespace],
+    fresh_database: Target,
+    run_psql: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    namespace = made(REQUIRED.replace('"tier"', '"5% tier"'))
+    with pytest.raises(SettingsError, match="-r fill 'people.\"5% tier\" = ...'"):
+        go(author, namespace, message="add_people_tier", rewrite=True)
+
+    go(author, namespace, message="add_people_tier", rewrite=True,
+       fill="people.\"5% tier\" = '100%'")  # fmt: skip
+    outcome = go(preview, namespace, method="offline")
+    script = next(path for path in outcome.files if path.name == "migration.sql")
+    done = run_psql(fresh_database, script.read_text())
+
+    assert done.returncode == 0, done.stderr
+    filled = 'SELECT "5% tier", count(*) FROM people GROUP BY 1'
+    with connect(fresh_database) as connection:
+        assert fetch(connection, filled) == [("100%", 300)]
+    go(rollback, namespace, target="001_base")
+    go(upgrade, namespace)
+    with connect(fresh_database) as connection:
+        assert fetch(connection, filled) == [("100%", 300)]
 
 
 def _schema(target: Target) -> str:

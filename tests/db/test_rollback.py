@@ -11,11 +11,21 @@ import pytest
 
 from builders import OWN_PATH, SECOND, TABLE, Project, Script, execute
 from playbook import rollback, upgrade, ways_back
+from playbook.batches import in_batches
 from playbook.database import connect, fetch, fetch_value
 from playbook.errors import MigrationFailed, SettingsError
 from playbook.journal import Run
-from playbook.records import Checks, Loss, LossItem, Salvage, Severity, WaysBack
+from playbook.records import (
+    Checks,
+    ColumnFact,
+    Loss,
+    LossItem,
+    Salvage,
+    Severity,
+    WaysBack,
+)
 from playbook.snapshot import take_snapshot
+from playbook.statements import parse_statement
 from playbook.targets import PROJECT_INI, Target
 from steps import Namespace, at, go, picture, runs
 
@@ -215,7 +225,7 @@ def test_first_row_of_an_empty_table_that_comes_late_stops_the_downgrade(
         return found
 
     monkeypatch.setattr(rollback.salvage, "late_rows", late_rows)
-    with pytest.raises(MigrationFailed, match="The application writes to what would be destroyed"):
+    with pytest.raises(MigrationFailed, match="1 rows of public.b were written after"):
         go(rollback, namespace)
 
     assert at(fresh_database) == ["b2"]
@@ -326,6 +336,111 @@ def test_several_revisions_that_touch_one_table_are_undone_and_loaded_back(
     each = "late" if meanwhile else "x{}"
     tail = "" if later is RENAMED else "5"
     assert found == " ".join(each.format(n) + tail for n in (1, 2, 3))
+
+
+EMPTY = "UPDATE a SET note = NULL WHERE note IS NOT NULL"
+FILL = "UPDATE a SET note = 'filled' WHERE note IS NULL"
+BATCHES = in_batches(parse_statement(EMPTY), (ColumnFact("id", "integer", True, True),))
+KEYLESS = Script(execute("CREATE TABLE a (id int)"), execute("DROP TABLE a"))
+FILLS = {
+    "by key": (
+        TABLE,
+        Script(
+            execute(FILL),
+            f"with op.get_context().autocommit_block():\n    op.execute({BATCHES!r})",
+        ),
+    ),
+    "without a key": (KEYLESS, Script(execute(FILL), execute(EMPTY))),
+}
+WRITE_MEANWHILE = """
+    import psycopg2
+    other = psycopg2.connect(op.get_bind().connection.driver_connection.dsn)
+    with other, other.cursor() as cursor:
+        cursor.execute("UPDATE a SET note = 'between' WHERE id = 2")
+    other.close()
+"""
+
+
+@pytest.mark.parametrize("how", FILLS)
+@pytest.mark.parametrize("target", ["a1", "base"])
+def test_what_a_fill_gave_and_the_application_changed_comes_back_from_the_salvage(
+    small: Small, fresh_database: Target, run_psql: Callable[..., Any], how: str, target: str
+) -> None:
+    table, fill = FILLS[how]
+    namespace = small({"a1": table, "b2": COLUMN, "c3": fill})
+    sql(fresh_database, "INSERT INTO a SELECT generate_series(1, 3)")
+    go(upgrade, namespace)
+    sql(fresh_database, "UPDATE a SET note = 'paid' WHERE id = 2")
+
+    assert go(rollback, namespace, target=target).outcome == "succeeded"
+    folder = salvage_of(namespace)
+    go(upgrade, namespace)
+    loaded(fresh_database, folder, run_psql)
+
+    with connect(fresh_database) as connection:
+        assert fetch(connection, "SELECT id, note FROM a ORDER BY id") == [
+            (1, "filled"), (2, "paid"), (3, "filled"),
+        ]  # fmt: skip
+
+
+def test_what_comes_before_and_after_a_fill_is_undone_is_saved_too(
+    small: Small, fresh_database: Target, run_psql: Callable[..., Any]
+) -> None:
+    table, fill = FILLS["by key"]
+    between = Script("pass", WRITE_MEANWHILE)
+    namespace = small({"a1": table, "b2": COLUMN, "b3": between, "c3": fill})
+    sql(fresh_database, "INSERT INTO a SELECT generate_series(1, 3)")
+    go(upgrade, namespace)
+
+    def write() -> None:
+        sql(fresh_database, "UPDATE a SET note = 'late' WHERE id = 1")
+
+    go(rollback, namespace, target="a1", meanwhile={"run_rollback": write})
+    folder = salvage_of(namespace)
+    go(upgrade, namespace)
+    loaded(fresh_database, folder, run_psql)
+
+    with connect(fresh_database) as connection:
+        assert fetch(connection, "SELECT id, note FROM a ORDER BY id") == [
+            (1, "late"), (2, "between"), (3, "filled"),
+        ]  # fmt: skip
+
+
+def test_a_late_row_without_a_key_stops_the_rollback_before_its_fill_is_undone(
+    small: Small, fresh_database: Target
+) -> None:
+    table, fill = FILLS["without a key"]
+    namespace = small({"a1": table, "b2": COLUMN, "c3": fill})
+    sql(fresh_database, "INSERT INTO a VALUES (1), (2)")
+    go(upgrade, namespace)
+
+    def write() -> None:
+        sql(fresh_database, "UPDATE a SET note = 'paid' WHERE id = 1")
+
+    with pytest.raises(MigrationFailed, match="1 rows of public.a were written after"):
+        go(rollback, namespace, target="a1", meanwhile={"run_rollback": write})
+
+    assert at(fresh_database) == ["c3"]
+    assert value_of(fresh_database, "SELECT string_agg(note, ' ' ORDER BY id) FROM a") == (
+        "paid filled"
+    )
+    assert go(rollback, namespace, target="a1").outcome == "succeeded"
+
+
+def test_a_row_without_a_key_that_is_written_after_its_fill_was_undone_stops_the_rollback(
+    small: Small, fresh_database: Target
+) -> None:
+    table, fill = FILLS["without a key"]
+    between = Script("pass", WRITE_MEANWHILE)
+    namespace = small({"a1": table, "b2": COLUMN, "b3": between, "c3": fill})
+    sql(fresh_database, "INSERT INTO a VALUES (1), (2)")
+    go(upgrade, namespace)
+
+    with pytest.raises(MigrationFailed, match="1 rows of public.a were written after"):
+        go(rollback, namespace, target="a1")
+
+    assert at(fresh_database) == ["b2"]
+    assert value_of(fresh_database, "SELECT string_agg(note, ' ') FROM a") == "between"
 
 
 def test_table_outside_the_schema_public_is_found_along_the_search_path(

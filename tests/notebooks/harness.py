@@ -66,7 +66,7 @@ SEEDED = {BACKED_UP: "head", BEHIND: "legacy", BROKEN: "head", CHANGED: "head"}
 CELL_TIMEOUT_S = 120
 QUIET_KERNEL = "--IPKernelApp.log_level=ERROR"
 """Without it each kernel warns that it talks to its own machine without encryption."""
-_COPIED = ("alembic.ini", "lib", "migrations")
+_COPIED = ("alembic.ini", "lib", "migrations", "pyproject.toml")
 _PAIR = re.compile(r"^regex: (.*)$\n^replace: (.*)$", re.MULTILINE)
 
 

@@ -596,6 +596,10 @@ def test_waiting_is_told_of_a_statement_that_weighs_something_and_will_run() -> 
     assert [key for key, is_told in told.items() if is_told] == [(False, Severity.STOP)]
 
 
+def test_a_plan_without_hazards_does_not_claim_that_it_takes_no_lock() -> None:
+    assert "locks last for moments" in present.plain(Hazards(()))
+
+
 def test_hazard_of_a_body_of_code_claims_no_table_lock_or_time() -> None:
     (one,) = SAMPLES["Hazards"].items
     code = replace(one, rule="cannot-be-read", table="", object="", rows=-1, lock="", blocks="")

@@ -106,3 +106,22 @@ def test_several_columns_may_be_filled() -> None:
     assert read_fills("users.tier = 'free'; app.users.zone = upper(name)") == {
         ("users", "tier"): "'free'", ("users", "zone"): "upper(name)",
     }  # fmt: skip
+
+
+def test_names_that_sql_quotes_are_quoted_there_too() -> None:
+    text = 'app."My users"."5% = ""tier""" = upper(name)'
+
+    assert read_fills(text) == {("My users", '5% = "tier"'): "upper(name)"}
+
+
+def test_what_is_asked_for_is_written_as_a_shell_and_the_parameter_take_it() -> None:
+    text = 'ALTER TABLE "My users" ADD COLUMN "5% tier" TEXT NOT NULL'
+    hazard = _hazard("adding-required-field", text)
+
+    _, reason = split_revision(f"{text};", "", [hazard], COLUMNS, {})
+
+    asked = '-r fill \'"My users"."5% tier" = ...\'.'
+    assert reason.endswith(asked)
+    fills = read_fills(asked.removeprefix("-r fill '").removesuffix("'.").replace("...", "1"))
+    stages, reason = split_revision(f"{text};", "", [hazard], COLUMNS, fills)
+    assert (len(stages), reason) == (5, "")
