@@ -58,7 +58,10 @@ QUIET_S = 2.0
 OUT_OF_TIME = "not read: time budget"
 NOT_ALLOWED = "not read: no SELECT on it"
 
-SET_LIMIT = "SELECT set_config('statement_timeout', %s, true)"
+BEGIN, FREE = sql.SQL("SAVEPOINT ask"), sql.SQL("ROLLBACK TO SAVEPOINT ask")
+"""Of what was asked since, a rollback undoes the failure, the limit, and the lock on a table."""
+SET_LIMIT = sql.SQL("SELECT set_config('statement_timeout', {}, true)")
+"""In one text with a query it holds for it: from PostgreSQL 13 on each statement is timed alone."""
 MOMENT = """
 SELECT current_database(), pg_snapshot_xmax(pg_current_snapshot())::text::bigint,
        (pg_control_system()).system_identifier::text, current_setting('server_version_num')::int
@@ -264,15 +267,21 @@ class _Work:
                     session.cancel()
 
     def _take(self, session: Connection) -> None:
-        while not self.stopped.is_set():
-            try:
-                task = self.waiting.popleft()
-            except IndexError:
-                return
-            try:
-                self.found.append(self._read(session, task))
-            except psycopg2.errors.UndefinedTable:  # dropped since its name was read
-                self.number -= 1
+        with session.cursor() as cursor:
+            cursor.execute(BEGIN)
+            while self.waiting and not self.stopped.is_set():
+                self._take_one(session)
+            cursor.execute(FREE)
+
+    def _take_one(self, session: Connection) -> None:
+        try:
+            task = self.waiting.popleft()
+        except IndexError:  # another session took the last one
+            return
+        try:
+            self.found.append(self._read(session, task))
+        except psycopg2.errors.UndefinedTable:  # dropped since its name was read
+            self.number -= 1
 
     def _read(self, session: Connection, task: _Task) -> TableSnapshot:
         if not task.is_readable:
@@ -312,26 +321,24 @@ class _Work:
     def _ask(self, session: Connection, query: sql.Composable) -> Row | None:
         """Return the query's only row, or None if the time budget does not suffice.
 
+        In one round trip, as there may be a thousand tables; the session's next one cleans up.
+
         Raises:
             UndefinedTable: there is no such table any more; the session goes on.
         """
         left_s = None if self.deadline is None else self.deadline - time.monotonic()
         if left_s is not None and left_s <= 0:
             return None
+        limit = str(max(1, int(left_s * 1000))) if left_s is not None else "0"
+        asked = sql.SQL("{}; {}; {}").format(FREE, SET_LIMIT.format(sql.Literal(limit)), query)
         with session.cursor() as cursor:
-            limit = str(max(1, int(left_s * 1000))) if left_s is not None else "0"
-            # In one round trip: there may be a thousand tables.
-            cursor.execute(f"SAVEPOINT ask; {SET_LIMIT}", (limit,))
             try:
-                cursor.execute(query)
+                cursor.execute(asked)
                 row: Row = cursor.fetchone() or ()
-            except (psycopg2.errors.QueryCanceled, psycopg2.errors.UndefinedTable) as error:
-                cursor.execute("ROLLBACK TO SAVEPOINT ask")
-                if left_s is None or isinstance(error, psycopg2.errors.UndefinedTable):
+            except psycopg2.errors.QueryCanceled:
+                if left_s is None:
                     raise
                 return None
-            # The limit goes as well: it was set inside the savepoint.
-            cursor.execute("ROLLBACK TO SAVEPOINT ask")
         return row
 
 

@@ -304,6 +304,7 @@ class _Asked:
         self.connection = connection
         self.deadline = deadline
         self.unchecked: list[tuple[str, str]] = []
+        self._limit = ""
 
     def orphans(self, key: ForeignKey) -> Orphans | None:
         name = f"foreign key {key.constraint} of {key.table}"
@@ -323,8 +324,7 @@ class _Asked:
         if left_s <= 0:
             self.unchecked.append((name, "not checked in time"))
             return None
-        limit = str(max(1, int(left_s * 1000)))
-        fetch(self.connection, "SELECT set_config('statement_timeout', %s, false)", (limit,))
+        self._limit_to(str(max(1, int(left_s * 1000))))
         try:
             with map_driver_errors(self.target):
                 return question()
@@ -335,6 +335,12 @@ class _Asked:
         except DatabaseError as error:
             self.unchecked.append((name, error.problem))
         return None
+
+    def _limit_to(self, limit: str) -> None:
+        """Set the limit of each question, if it is another than that of the one before."""
+        if limit != self._limit:
+            fetch(self.connection, "SELECT set_config('statement_timeout', %s, false)", (limit,))
+            self._limit = limit
 
 
 def find_drift(alembic: Alembic, graph: RevisionGraph) -> Drift:

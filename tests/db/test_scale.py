@@ -20,8 +20,8 @@ from steps import go
 
 STATEMENT = re.compile(r"^.*LOG:  (?:statement|execute [^:]*): ", re.MULTILINE)
 NUMBERS = (4, 8, 16)
-MOST_BY_TABLE = 7
-"""Statements for each table: its rows, its foreign key and its sequence, each under a limit."""
+MOST_BY_TABLE = 3
+"""Round trips for each table: its rows, its foreign key and its sequence."""
 
 Count = Callable[[ModuleType, int], int]
 

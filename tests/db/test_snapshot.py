@@ -519,6 +519,26 @@ def test_table_dropped_while_others_are_read_is_left_out(
     assert [table.name for table in found.tables] == ["public.a", "public.c"]
 
 
+def test_table_that_was_read_may_be_changed_while_others_are_read(
+    fresh_database: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sql(
+        fresh_database, "CREATE TABLE a (x int)", "CREATE TABLE b (x int)", "CREATE TABLE c (x int)"
+    )
+    own = snapshots.statistics_query
+
+    def query_after_change(name: str, *arguments: object, **options: object) -> object:
+        if name == "public.c":
+            sql(fresh_database, "SET lock_timeout = '1s'; ALTER TABLE a ADD COLUMN y int")
+        return own(name, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(snapshots, "statistics_query", query_after_change)
+
+    found = take_snapshot(fresh_database, ())
+
+    assert [table.name for table in found.tables] == ["public.a", "public.b", "public.c"]
+
+
 def test_table_that_this_role_may_not_read_is_named_and_the_others_are_read(
     fresh_database: Target,
 ) -> None:
