@@ -14,8 +14,16 @@ ZSTD = 3
 """pg_dump's number for the method (pg_compress_algorithm)."""
 METHOD_AT = 11
 """Of an archive's head: ``PGDMP``, version (3 bytes), size of int and offset, format, method."""
-_COPY = re.compile(rb"\0(.{4})(COPY [^\0]*? FROM stdin);\n", re.DOTALL)
-"""A string of the archive: its sign and length in bytes, the lowest first, and its text."""
+_COPY = re.compile(
+    rb"(\0\x0a\0\0\0TABLE DATA\0\x03\0\0\0(?:\x01\x01\0\0\0){2})"
+    rb"\0.{4}(COPY [^\0]* FROM stdin);\n(?=\0)",
+    re.DOTALL,
+)
+"""Of an entry: what it is, its section (data), no two further statements, and that which loads.
+
+A number is its sign and four bytes, the lowest first; a string its length (-1: none) and its text.
+All this is asked for, as a table or a schema may be named like such a statement.
+"""
 _TABLE = re.compile(r"^\d+; \d+ \d+ TABLE (?!DATA |ATTACH )(.+)$", re.MULTILINE)
 _TABLE_DATA = re.compile(r"^\d+; \d+ \d+ TABLE DATA (.+)$", re.MULTILINE)
 
@@ -59,8 +67,6 @@ def with_frozen_rows(toc: bytes) -> bytes:
 
 
 def _freeze(match: re.Match[bytes]) -> bytes:
-    length, copy = match.groups()
-    if int.from_bytes(length, "little") != len(copy) + len(b";\n"):
-        return match[0]  # a part of some other text
+    before, copy = match.groups()
     text = copy + b" WITH (FREEZE);\n"
-    return b"\0" + len(text).to_bytes(4, "little") + text
+    return before + b"\0" + len(text).to_bytes(4, "little") + text

@@ -309,6 +309,7 @@ SELECT relallvisible = (SELECT count(DISTINCT (ctid::text::point)[0]) FROM large
 FROM pg_class WHERE relname = 'large'
 """
 """That each page with rows is marked as visible to all; from 16 on there are empty ones behind."""
+NAMED_LIKE_A_STATEMENT = 'CREATE TABLE "COPY t  FROM stdin;\n" AS SELECT 1 AS n'
 OF_AN_EXTENSION = """
 SET allow_system_table_mods = on;
 CREATE TABLE settings (name text);
@@ -323,7 +324,7 @@ def copied(source: Target, copy: Target, folder: Path, *, major: int = 18) -> No
     """Dump a database and restore it into another one, each by two jobs."""
     tools, zstd = find_client_tools(major * 10000), parse_compression("zstd")
     dump_database(source, folder, tools=tools, jobs=2, compression=zstd)
-    restore_archive(folder, copy, tools=tools, jobs=2)
+    restore_archive(folder, copy, tools=tools, jobs=2, extra=())
 
 
 def is_frozen(target: Target) -> bool:
@@ -336,7 +337,7 @@ def test_several_jobs_load_rows_frozen(
     legacy_database: Target, fresh_database: Target, tmp_path: Path
 ) -> None:
     """No page is written again for hint bits, and no vacuum has to freeze anything."""
-    run_sql(legacy_database, LARGE)
+    run_sql(legacy_database, LARGE, NAMED_LIKE_A_STATEMENT)
 
     copied(legacy_database, fresh_database, tmp_path / "d")
 

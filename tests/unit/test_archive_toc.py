@@ -13,22 +13,41 @@ def string(text: str) -> bytes:
     return b"\0" + len(data).to_bytes(4, "little") + data
 
 
+NOTHING = b"\1\1\0\0\0"
+"""The number -1: a string that is not there."""
+
+
+def table_data(statement: str, name: str = "t", schema: str = "public") -> bytes:
+    """Return an archive's entry for a table's rows, from its name to its owner."""
+    texts = (string(name), string("TABLE DATA"), b"\0\3\0\0\0", NOTHING, NOTHING)
+    return b"".join((*texts, string(statement), string(schema), NOTHING, string("postgres")))
+
+
 @pytest.mark.parametrize(
     "table",
-    ["t (id)", '"ein ""Tisch"" ä" (id, "x FROM stdin")', "t (" + ", ".join("abcdefgh") + ")"],
+    [
+        "t (id)",
+        "without_columns ",
+        'ein ""Tisch"" ä" (id, "x FROM stdin;\n")',
+        "t (" + ", ".join("abcdefgh") + ")",
+    ],
 )
 def test_rows_are_loaded_frozen(table: str) -> None:
-    before, after = string("public"), string("postgres") + b"\1\5\0\0\0"
     copy = f"COPY public.{table} FROM stdin"
 
-    changed = with_frozen_rows(before + string(f"{copy};\n") + after)
+    changed = with_frozen_rows(table_data(f"{copy};\n") * 2)
 
-    assert changed == before + string(f"{copy} WITH (FREEZE);\n") + after
+    assert changed == table_data(f"{copy} WITH (FREEZE);\n") * 2
 
 
-def test_text_that_only_looks_like_the_loading_of_rows_stays() -> None:
-    toc = string("CREATE FUNCTION f() AS 'COPY t (id) FROM stdin;\n'") + string(
-        "COPY t TO stdout;\n"
+def test_names_and_texts_that_look_like_the_loading_of_rows_stay() -> None:
+    name = "COPY t  FROM stdin;\n"
+    toc = b"".join(
+        (
+            string("CREATE FUNCTION f() AS 'COPY t (id) FROM stdin;\n'"),
+            string(name),
+            table_data("COPY t TO stdout;\n", name, name),
+        )
     )
 
     assert with_frozen_rows(toc) == toc
