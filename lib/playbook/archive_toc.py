@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["names_zstd", "of_plain_files", "owns_all_tables", "with_frozen_rows"]
+__all__ = ["made_by", "names_zstd", "of_plain_files", "owns_all_tables", "with_frozen_rows"]
 
 ZSTD = 3
 """pg_dump's number for the method (pg_compress_algorithm)."""
@@ -24,6 +24,7 @@ _COPY = re.compile(
 A number is its sign and four bytes, the lowest first; a string its length (-1: none) and its text.
 All this is asked for, as a table or a schema may be named like such a statement.
 """
+_MADE_BY = re.compile(r"^; +Dumped by pg_dump version: (\d+)", re.MULTILINE)
 _TABLE = re.compile(r"^\d+; \d+ \d+ TABLE (?!DATA |ATTACH )(.+)$", re.MULTILINE)
 _TABLE_DATA = re.compile(r"^\d+; \d+ \d+ TABLE DATA (.+)$", re.MULTILINE)
 
@@ -44,6 +45,16 @@ def of_plain_files(toc: bytes) -> bytes:
     return toc[:METHOD_AT] + b"\0" + toc[METHOD_AT + 1 :] if names_zstd(toc) else toc
 
 
+def made_by(contents: str) -> int:
+    """Return the major version of the pg_dump that made an archive; 0 if it is not told.
+
+    Args:
+        contents: what ``pg_restore --list`` says.
+    """
+    match = _MADE_BY.search(contents)
+    return int(match[1]) if match else 0
+
+
 def owns_all_tables(contents: str) -> bool:
     """Say whether an archive makes each table that it has rows of.
 
@@ -61,7 +72,9 @@ def with_frozen_rows(toc: bytes) -> bytes:
 
     They need no second writing of their pages for hint bits, nor a vacuum that freezes them. The
     server demands a table that the same transaction has made or emptied: pg_restore empties those
-    that it has made itself, if it has several jobs (restore_toc_entry).
+    that it has made itself, if it has several jobs (restore_toc_entry) and would write the
+    statement's beginning as it stands (is_load_via_partition_root). One of another major version
+    may not: it quotes names that have become keywords since.
     """
     return _COPY.sub(_freeze, toc)
 

@@ -25,7 +25,7 @@ from typing import IO
 
 from psycopg2.extensions import make_dsn
 
-from playbook.archive_toc import owns_all_tables
+from playbook.archive_toc import made_by, owns_all_tables
 from playbook.compression import AUTO, Compression
 from playbook.errors import BackupFailed
 from playbook.named_pipes import takes_pipes
@@ -344,12 +344,20 @@ def restore_archive(
     contents = list_archive(directory, tools=tools)
     partitions = bool(_PARTITION.search(contents))
     command = [program, "--exit-on-error", *extra, f"--jobs={jobs}"]
-    frozen = jobs > 1 and not partitions and owns_all_tables(contents)
+    frozen = jobs > 1 and not partitions and _empties_all_tables(contents, tools)
     with _readable(directory, tools, contents, frozen=frozen) as readable:
         for section in SECTIONS if partitions else ((),):
             # Of pipes whose other end is gone pg_restore would wait for ever, or take a part of a
             # table for all of it.
             _run_watched(target, [*command, *section, str(readable)])
+
+
+def _empties_all_tables(contents: str, tools: ClientTools) -> bool:
+    """Say whether a pg_restore with several jobs empties each table before it loads its rows.
+
+    Source: `playbook.archive_toc.with_frozen_rows`.
+    """
+    return made_by(contents) == tools.major and owns_all_tables(contents)
 
 
 @contextmanager

@@ -355,6 +355,24 @@ def test_older_servers_load_rows_frozen(other_version: PrivateServer, tmp_path: 
         assert is_frozen(new)
 
 
+def test_table_whose_name_is_a_keyword_by_now_is_restored_on_a_newer_server(
+    other_version: PrivateServer, fresh_database: Target, tmp_path: Path
+) -> None:
+    """A newer pg_restore quotes its name and takes its rows for some other table's."""
+    tools, newer = find_client_tools(other_version.major * 10000), find_client_tools(180000)
+    with other_version.database() as name:
+        source = load_target(other_version.url(name))
+        run_sql(source, "CREATE TABLE merge_action AS SELECT 1 AS n")
+        dump_database(
+            source, tmp_path / "d", tools=tools, jobs=2, compression=parse_compression("zstd")
+        )
+
+    restore_archive(tmp_path / "d", fresh_database, tools=newer, jobs=2)
+
+    with connect(fresh_database) as connection:
+        assert fetch_value(connection, "SELECT n FROM merge_action") == 1
+
+
 def test_rows_of_a_table_that_an_extension_makes_are_restored(
     fresh_database: Target, legacy_database: Target, tmp_path: Path
 ) -> None:

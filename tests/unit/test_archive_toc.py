@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from playbook.archive_toc import owns_all_tables, with_frozen_rows
+from playbook.archive_toc import made_by, owns_all_tables, with_frozen_rows
 
 
 def string(text: str) -> bytes:
@@ -55,6 +55,9 @@ def test_names_and_texts_that_look_like_the_loading_of_rows_stay() -> None:
 
 LIST = """;
 ; Archive created at 2026-01-01 10:00:00 UTC
+;     dbname: Dumped by pg_dump version: 13
+;     Dumped from database version: 15.14
+;     Dumped by pg_dump version: 16.10 (Debian 16.10-1)
 ;
 215; 1259 16385 TABLE public t owner
 216; 1259 16390 TABLE other odd name owner
@@ -68,3 +71,8 @@ def test_tables_that_an_extension_makes_are_not_the_archives_own() -> None:
     assert owns_all_tables(LIST)
     assert not owns_all_tables(LIST + "3345; 0 16410 TABLE DATA public spatial_ref_sys owner\n")
     assert not owns_all_tables(LIST + "3345; 0 16410 TABLE DATA public t_1 owner\n")
+
+
+def test_version_of_the_pg_dump_is_read_from_the_list() -> None:
+    assert made_by(LIST) == 16
+    assert made_by("") == 0
