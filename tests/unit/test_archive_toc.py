@@ -62,15 +62,17 @@ LIST = """;
 215; 1259 16385 TABLE public t owner
 216; 1259 16390 TABLE other odd name owner
 217; 0 16399 TABLE ATTACH public t_1 owner
+218; 1259 16395 TABLE DATA public t owner
 3343; 0 16385 TABLE DATA public t owner
 3344; 0 16390 TABLE DATA other odd name owner
+3345; 0 16395 TABLE DATA DATA public t owner
 """
 
 
 def test_tables_that_an_extension_makes_are_not_the_archives_own() -> None:
     assert owns_all_tables(LIST)
-    assert not owns_all_tables(LIST + "3345; 0 16410 TABLE DATA public spatial_ref_sys owner\n")
-    assert not owns_all_tables(LIST + "3345; 0 16410 TABLE DATA public t_1 owner\n")
+    assert not owns_all_tables(LIST + "3346; 0 16410 TABLE DATA public spatial_ref_sys owner\n")
+    assert not owns_all_tables(LIST + "3346; 0 16399 TABLE DATA public t_1 owner\n")
 
 
 def test_version_of_the_pg_dump_is_read_from_the_list() -> None:
