@@ -22,7 +22,7 @@ from playbook.dump import ClientTools, list_archive, read_schema
 
 __all__ = ["Contents", "list_of_tables", "read_contents"]
 
-_ENTRY = re.compile(r"^\d+; \d+ \d+ (?P<entry>.+)$")
+_ENTRY = re.compile(r"^\d+; (?P<catalogue>\d+) \d+ (?P<entry>.+)$")
 _LEFT_OUT = (
     "FK CONSTRAINT ", "MATERIALIZED VIEW DATA ", "BLOB ", "BLOBS ", "BLOB METADATA ",
     "COMMENT LARGE OBJECT", "ACL LARGE OBJECT", "COMMENT - LARGE OBJECT", "ACL - LARGE OBJECT",
@@ -115,9 +115,14 @@ def list_of_tables(
     """
     every = {*known, *contents.partitions}
     wanted = {name for name in every if _root(name, contents.partitions) in tables}
-    prefixes = {f"TABLE DATA {name.replace('.', ' ', 1)} ": name in wanted for name in every}
-    lines = list_archive(directory, tools=tools).splitlines()
+    prefixes = {f"TABLE DATA {_as_listed(name)} ": name in wanted for name in every}
+    lines = list_archive(directory, tools=tools).split("\n")  # other line ends stay in names
     return "".join(f"{line}\n" for line in lines if _stays(line, prefixes))
+
+
+def _as_listed(name: str) -> str:
+    """Return ``schema.table`` as pg_restore lists it: no line ends (sanitize_line)."""
+    return name.replace(".", " ", 1).replace("\n", " ").replace("\r", " ")
 
 
 def _root(name: str, partitions: Mapping[str, str]) -> str:
@@ -131,7 +136,8 @@ def _stays(line: str, prefixes: Mapping[str, bool]) -> bool:
     if not match or match["entry"].startswith(_LEFT_OUT):
         return not match
     entry = match["entry"]
-    if not entry.startswith("TABLE DATA "):
+    # A table of a schema "DATA" reads alike, but is in a catalogue.
+    if not entry.startswith("TABLE DATA ") or match["catalogue"] != "0":
         return True
     # The names are not quoted: of two tables "a" and "a b", the longer one is meant.
     found = max((p for p in prefixes if entry.startswith(p)), key=len, default="")

@@ -436,6 +436,21 @@ def test_table_whose_name_begins_like_another_s_is_not_taken_for_it(shop: Shop) 
     assert (rows["public.a"], rows["public.a b"]) == (300, 0)
 
 
+def test_single_tables_are_found_by_names_that_a_list_shows_otherwise(shop: Shop) -> None:
+    """Line ends that are shown as spaces or end no line there, and a schema named as an entry."""
+    namespace, live, _ = shop
+    odd = ("public.new\nline", "public.next\x85line", "public.line\u2028separator", "DATA.t")
+    run_sql(live, 'CREATE SCHEMA "DATA"')
+    for name in odd:
+        schema, table = name.split(".")
+        run_sql(live, f'CREATE TABLE "{schema}"."{table}" AS SELECT 1 AS n')
+    take(namespace, live)
+
+    go(restore, namespace, into="some", tables=",".join(odd), jobs=2)
+
+    assert {table.name for table in tables(live, "some") if table.rows} == set(odd)
+
+
 def test_swap_gives_the_live_name_to_the_restored_one_and_keeps_the_other(shop: Shop) -> None:
     namespace, live, _ = shop
     good = tables(live)
