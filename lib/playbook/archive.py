@@ -87,6 +87,7 @@ PLAIN_SHARE = 0.9
 on the benchmark's tables (tests/benchmarks/backups.py)."""
 KNOWN_SHARE = 0.05
 """Below this share of the whole no time is told."""
+READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 UNLIMITED = {"statement_timeout": "0", "idle_in_transaction_session_timeout": "0"}
 """The session that holds the dump's snapshot waits for the dump's end."""
 
@@ -193,14 +194,16 @@ def verify(
     """Prove a backup and note in its manifest how it was proven.
 
     **Effects**: ``restore`` makes a scratch database on the target's server and drops it. The
-    manifest keeps the strongest proof, and how long the restore took.
+    manifest keeps the strongest proof, and how long the restore took; one that is kept read-only
+    stays as it is.
 
     Args:
         how: ``archive`` (every file's SHA-256, and the archive read to its end) or ``restore``
             (also restored into a scratch database, whose rows are counted and fingerprinted).
 
     Raises:
-        BackupFailed: a file is missing or damaged, or counts or values differ; it is named.
+        BackupFailed: a file is missing or damaged, or counts or values differ; it is named. Or
+            there is no room to note the proof.
     """
     check_files(manifest)
     tools = client_tools_for(server)
@@ -213,8 +216,27 @@ def verify(
     )
     if how == "restore":
         proven = replace(proven, restore_s=_check_restore(manifest, target, tools))
-    write_manifest(proven, manifest.directory)
+    _note_proof(proven)
     return proven
+
+
+def _note_proof(proven: BackupManifest) -> None:
+    """Write a proven backup's manifest anew; where backups are kept read-only it stays as it is.
+
+    Raises:
+        BackupFailed: it cannot be written, as for want of room.
+    """
+    try:
+        write_manifest(proven, proven.directory)
+    except OSError as error:
+        if error.errno in READ_ONLY:
+            return
+        raise BackupFailed(
+            f"The backup {proven.directory.name} was proven, and its manifest cannot say so: "
+            f"{error.strerror}.",
+            state="Its files are sound, and nothing was changed in the database.",
+            remedy="Make room or mend the cause and run this again.",
+        ) from error
 
 
 def check_jobs(jobs: int) -> None:
@@ -408,7 +430,7 @@ def prove_by_restore(
         format_version=FORMAT_VERSION,
         restore_s=took,
     )
-    write_manifest(proven, manifest.directory)
+    _note_proof(proven)
     return proven
 
 

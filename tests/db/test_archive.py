@@ -5,6 +5,9 @@ from __future__ import annotations
 import fcntl
 import json
 import stat
+import subprocess
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -92,6 +95,34 @@ def test_rows_are_counted_in_the_dump_s_own_snapshot(
 
     assert dict(manifest.rows)["public.t"] == 500
     verify(manifest, "restore", target=small, server=server_of(small))
+
+
+def test_backup_that_is_kept_read_only_is_proven_and_stays_as_it_is(
+    small: Target, small_disk: Callable[[str], Path]
+) -> None:
+    disk = small_disk("8m")
+    manifest = take(small, disk)
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+
+    proven = verify(manifest, "restore", target=small, server=server_of(small))
+
+    assert proven.verified == "restore"
+    assert read_manifest(manifest.directory) == manifest
+
+
+def test_full_disk_keeps_a_proof_from_being_noted_and_the_sentence_says_so(
+    small: Target, small_disk: Callable[[str], Path]
+) -> None:
+    disk = small_disk("8m")
+    manifest = take(small, disk)
+    with suppress(OSError), (disk / "all").open("wb", buffering=0) as file:
+        while file.write(bytes(4096)):
+            pass
+
+    with pytest.raises(BackupFailed, match=r"was proven, .*: No space left on device\. Its files"):
+        verify(manifest, "archive", target=small, server=server_of(small))
+
+    assert read_manifest(manifest.directory) == manifest
 
 
 def largest(manifest: BackupManifest) -> Path:
