@@ -104,7 +104,7 @@ def save_backup(run: Run[Any]) -> BackupManifest:
     """Take a backup that is proven to be readable, with progress, and note it in the receipt.
 
     Raises:
-        BackupFailed: there is none now; nothing was changed.
+        BackupFailed: there is none that is proven; nothing was changed in the database.
     """
     run.note("backup begins")
     with run.recording_failure():
