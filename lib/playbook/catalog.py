@@ -135,12 +135,16 @@ FROM below JOIN ({_USER_TABLES}) AS tables USING (oid) ORDER BY 1
 
 _COLUMNS = """
 SELECT tables.schema || '.' || tables.name, a.attname, format_type(a.atttypid, a.atttypmod),
-       a.attnotnull, coalesce(a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]), false)
+       a.attnotnull AND NOT EXISTS (
+           SELECT FROM pg_constraint AS o WHERE o.conrelid = a.attrelid AND o.contype = 'n'
+               AND a.attnum = ANY (o.conkey) AND (o.connoinherit OR NOT o.convalidated)),
+       coalesce(a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]), false)
 FROM ({}) AS tables
 JOIN pg_attribute AS a ON a.attrelid = tables.oid AND a.attnum > 0 AND NOT a.attisdropped
 LEFT JOIN pg_index AS i ON i.indrelid = tables.oid AND i.indisprimary
 ORDER BY 1, a.attnum
 """
+"""From PostgreSQL 18 on rows, or children's, may be NULL in spite of NOT NULL."""
 
 UNREADABLE = f"""
 SELECT schema || '.' || name FROM ({_USER_TABLES}) AS tables

@@ -402,6 +402,22 @@ def test_composite_value_of_nulls_is_counted_as_a_value(fresh_database: Target) 
     assert table.columns[1].non_null_rows == 1
 
 
+def test_nulls_that_a_constraint_does_not_exclude_yet_are_counted(fresh_database: Target) -> None:
+    sql(
+        fresh_database,
+        "CREATE TABLE parent (id int, x int, y int NOT NULL NO INHERIT)",
+        "INSERT INTO parent VALUES (1, NULL, 1), (2, 2, 2)",
+        "ALTER TABLE parent ADD CONSTRAINT later NOT NULL x NOT VALID",
+        "CREATE TABLE child () INHERITS (parent)",
+        "INSERT INTO child VALUES (3, 3, NULL)",
+    )
+
+    table = take_snapshot(fresh_database, ()).tables[-1]
+
+    assert table.table == "parent"
+    assert {c.column: c.non_null_rows for c in table.columns} == {"id": 3, "x": 2, "y": 2}
+
+
 def test_of_a_large_table_a_sample_is_read_and_all_rows_counted(fresh_database: Target) -> None:
     sql(
         fresh_database,
