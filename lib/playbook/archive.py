@@ -351,7 +351,7 @@ def _restore_command(dump: Path) -> str:
     Without ``--jobs``, with which a trigger may change rows: `playbook.dump.restore_archive`.
     What pg_dump has compressed itself, a pg_restore that was built alike reads as it is.
     """
-    beside = any(dump.glob(f"*{SUFFIX}")) and not names_zstd((dump / "toc.dat").read_bytes()[:16])
+    beside = any(dump.glob(f"*{SUFFIX}")) and not names_zstd((dump / "toc.dat").read_bytes())
     first = f"zstd -d {DUMP}/*{SUFFIX} && " if beside else ""
     return f"{first}pg_restore --exit-on-error --dbname=NEW_DATABASE {DUMP}"
 

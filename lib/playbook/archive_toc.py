@@ -8,12 +8,20 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["made_by", "names_zstd", "of_plain_files", "owns_all_tables", "with_frozen_rows"]
+__all__ = [
+    "HEAD_BYTES",
+    "made_by",
+    "names_zstd",
+    "of_plain_files",
+    "owns_all_tables",
+    "with_frozen_rows",
+]
 
 ZSTD = 3
 """pg_dump's number for the method (pg_compress_algorithm)."""
 METHOD_AT = 11
 """Of an archive's head: ``PGDMP``, version (3 bytes), size of int and offset, format, method."""
+HEAD_BYTES = METHOD_AT + 1
 _COPY = re.compile(
     rb"(\0\x0a\0\0\0TABLE DATA\0\x03\0\0\0(?:\x01\x01\0\0\0){2})"
     rb"\0.{4}(COPY [^\0]* FROM stdin);\n(?=\0)",
@@ -32,6 +40,9 @@ _TABLE_DATA = re.compile(r"^\d+; 0 (\d+) TABLE DATA ", re.MULTILINE)
 
 def names_zstd(head: bytes) -> bool:
     """Say whether the beginning of a ``toc.dat`` tells that pg_dump itself compressed by zstd.
+
+    Args:
+        head: `HEAD_BYTES` of it, or more.
 
     The method is there from archive version 1.15 (pg_dump 16) on, and only such a pg_dump has zstd.
     """

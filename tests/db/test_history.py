@@ -32,7 +32,7 @@ from playbook.receipts import known_receipts
 from playbook.records import Finding, History, LogEntry, Receipt, RevisionGraph, StepResult
 from playbook.targets import Target, load_target
 from servers import PrivateServer
-from steps import Namespace, at, go, history, runs
+from steps import Namespace, at, go, history, run_sql, runs
 
 Small = Callable[..., Namespace]
 START = datetime(2026, 1, 1, 12, 30, 0, 123456, tzinfo=UTC)
@@ -55,12 +55,6 @@ RECEIPT = Receipt(
     revision_files=(("b2", "0" * 64),), message="100% 'sure'\n", directory=Path("r"),
     host="laptop", system_identifier="7581", database_oid=2**32 - 1,
 )  # fmt: skip
-
-
-def sql(target: Target, *statements: str) -> None:
-    with connect(target) as connection, connection.cursor() as cursor:
-        for statement in statements:
-            cursor.execute(statement)
 
 
 def log_of(target: Target) -> tuple[LogEntry, ...]:
@@ -231,7 +225,7 @@ def test_chain_does_not_depend_on_the_isolation_that_a_database_sets(
     fresh_database: Target, level: str
 ) -> None:
     name = fresh_database.database
-    sql(fresh_database, f"ALTER DATABASE {name} SET default_transaction_isolation = '{level}'")
+    run_sql(fresh_database, f"ALTER DATABASE {name} SET default_transaction_isolation = '{level}'")
     write_history(fresh_database, RECEIPT)
 
     with ThreadPoolExecutor(4) as pool:
@@ -246,7 +240,7 @@ def test_chain_does_not_depend_on_the_time_zone_that_a_database_sets(
     fresh_database: Target,
 ) -> None:
     for zone in ("UTC", "Asia/Kathmandu", "America/New_York"):
-        sql(fresh_database, f"ALTER DATABASE {fresh_database.database} SET timezone = '{zone}'")
+        run_sql(fresh_database, f"ALTER DATABASE {fresh_database.database} SET timezone = '{zone}'")
         write_history(fresh_database, replace(RECEIPT, run_id=zone))
         settle_history(fresh_database, "")
 
@@ -267,7 +261,7 @@ def test_chain_is_kept_on_an_older_server(
         assert [entry.record.get("outcome") for entry in log_of(target)] == [
             "running", "interrupted",
         ]  # fmt: skip
-        sql(target, "UPDATE playbook.history SET who = 'eve'")
+        run_sql(target, "UPDATE playbook.history SET who = 'eve'")
         assert "another who" in found(target).detail
 
 
@@ -277,9 +271,9 @@ def test_chain_is_kept_on_an_older_server(
 @contextmanager
 def of_before(target: Target) -> Iterator[None]:
     """Keep a history as the first version did: without a log and the later columns."""
-    sql(target, CREATE_HISTORY)
+    run_sql(target, CREATE_HISTORY)
     for run_id, outcome in (("old", "succeeded"), ("killed", "running")):
-        sql(
+        run_sql(
             target,
             f"INSERT INTO playbook.history VALUES ('{run_id}', 'upgrade', 't', 'd', '{outcome}', "
             "'2025-01-01 00:00:00+00', NULL, 'ana@laptop as app', '{}', '{a1}', '[]', '', "
@@ -304,7 +298,7 @@ def test_history_without_a_log_is_read_and_its_log_begun_by_the_next_run(
     assert warned(namespace) == []
     assert {entry.run_id for entry in log_of(fresh_database)} > {"old", "killed"}
     assert ("upgrade", "interrupted", ["a1"]) in history(fresh_database)
-    sql(fresh_database, "UPDATE playbook.history SET message = 'x' WHERE run_id = 'old'")
+    run_sql(fresh_database, "UPDATE playbook.history SET message = 'x' WHERE run_id = 'old'")
     assert "another message" in warned(namespace)[0]
 
 
@@ -397,7 +391,7 @@ def test_what_was_changed_in_the_history_is_named_by_status(
     statement, says = TAMPERING[kind]
     assert found(fresh_database, receipts_of(failed, fresh_database)).severity == "OK"
 
-    sql(fresh_database, statement)
+    run_sql(fresh_database, statement)
 
     changed = found(fresh_database, receipts_of(failed, fresh_database))
     assert changed.severity == "WARN"
@@ -426,7 +420,7 @@ def test_log_that_was_written_anew_as_a_whole_differs_from_the_receipts(
                 (json.dumps(record), previous, sha256, entry.number),
             )
         previous = sha256
-    sql(fresh_database, "UPDATE playbook.history SET who = 'eve'")
+    run_sql(fresh_database, "UPDATE playbook.history SET who = 'eve'")
 
     assert found(fresh_database).severity == "OK"
     assert "the log was written anew" in warned(failed)[0]
@@ -435,7 +429,7 @@ def test_log_that_was_written_anew_as_a_whole_differs_from_the_receipts(
 
 def test_log_with_a_trigger_is_not_written(small: Small, fresh_database: Target) -> None:
     namespace = small({"a1": TABLE, "b2": SECOND})
-    sql(
+    run_sql(
         fresh_database,
         "CREATE FUNCTION spring() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$",
         "CREATE TRIGGER spring BEFORE INSERT ON playbook.log "
@@ -455,11 +449,11 @@ def test_log_with_a_trigger_is_not_written(small: Small, fresh_database: Target)
 def weak_role(target: Target, *grants: str) -> Iterator[Target]:
     """Make a role with some rights and yield the target as seen by it; drop it afterwards."""
     name = target.database
-    sql(target, f"CREATE ROLE {name} LOGIN", *(f"GRANT {grant} TO {name}" for grant in grants))
+    run_sql(target, f"CREATE ROLE {name} LOGIN", *(f"GRANT {grant} TO {name}" for grant in grants))
     try:
         yield target.with_conninfo(**{**target.conninfo, "user": name})
     finally:
-        sql(target, f"DROP OWNED BY {name}; DROP ROLE {name}")
+        run_sql(target, f"DROP OWNED BY {name}; DROP ROLE {name}")
 
 
 def test_role_that_may_not_read_the_log_is_told_that_it_was_not_checked(
@@ -486,7 +480,7 @@ def test_role_may_write_the_log_without_the_right_to_change_it(fresh_database: T
         write_history(weak, replace(RECEIPT, outcome="succeeded"))
 
         with pytest.raises(PrivilegeMissing):
-            sql(weak, "DELETE FROM playbook.log")
+            run_sql(weak, "DELETE FROM playbook.log")
         assert found(weak).severity == "OK"
     assert len(log_of(fresh_database)) == 2
 
@@ -570,7 +564,7 @@ def test_database_of_plain_alembic_has_no_marks_and_no_warning(
     small: Small, fresh_database: Target
 ) -> None:
     namespace = small({"a1": TABLE, "b2": SECOND, "c3": SECOND}, to="")
-    sql(
+    run_sql(
         fresh_database,
         "CREATE TABLE alembic_version (version_num varchar(32) PRIMARY KEY)",
         "INSERT INTO alembic_version VALUES ('b2')",
@@ -638,7 +632,7 @@ def test_foreign_table_of_the_history_s_name_stops_no_runbook_that_reads(
     small: Small, fresh_database: Target
 ) -> None:
     namespace = small({"a1": TABLE}, to="")
-    sql(fresh_database, "CREATE SCHEMA playbook", "CREATE TABLE playbook.history (day date)")
+    run_sql(fresh_database, "CREATE SCHEMA playbook", "CREATE TABLE playbook.history (day date)")
 
     assert go(status, namespace).outcome == "succeeded"
     with connect(fresh_database) as connection:

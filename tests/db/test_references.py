@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from playbook.database import connect
 from playbook.records import Integrity
 from playbook.snapshot import Reading
 from playbook.targets import Target, load_target
 from playbook.verification import broken_references, find_integrity
 from servers import PrivateServer
+from steps import run_sql
 
 PARENT = "CREATE TABLE parent (a int, b int, PRIMARY KEY (a, b))"
 UNCHECKED = "SET session_replication_role = replica"
-
-
-def sql(target: Target, *statements: str) -> None:
-    with connect(target) as connection, connection.cursor() as cursor:
-        for statement in statements:
-            cursor.execute(statement)
 
 
 def orphans(integrity: Integrity) -> list[tuple[str, str, int, bool]]:
@@ -26,7 +20,7 @@ def orphans(integrity: Integrity) -> list[tuple[str, str, int, bool]]:
 
 
 def test_rows_loaded_with_triggers_disabled_lack_their_parent(fresh_database: Target) -> None:
-    sql(
+    run_sql(
         fresh_database,
         PARENT,
         "CREATE TABLE child (a int, b int, CONSTRAINT c FOREIGN KEY (a, b) REFERENCES parent)",
@@ -46,7 +40,7 @@ def test_rows_loaded_with_triggers_disabled_lack_their_parent(fresh_database: Ta
 
 
 def test_match_full_forbids_a_reference_that_is_half_null(fresh_database: Target) -> None:
-    sql(
+    run_sql(
         fresh_database,
         PARENT,
         "CREATE TABLE child (a int, b int, CONSTRAINT c FOREIGN KEY (a, b) "
@@ -59,7 +53,7 @@ def test_match_full_forbids_a_reference_that_is_half_null(fresh_database: Target
 
 
 def test_key_that_was_never_validated_is_to_be_looked_at_only(fresh_database: Target) -> None:
-    sql(
+    run_sql(
         fresh_database,
         "CREATE TABLE parent (id int PRIMARY KEY)",
         "CREATE TABLE child (p int)",
@@ -77,7 +71,7 @@ def test_key_that_was_never_validated_is_to_be_looked_at_only(fresh_database: Ta
 
 
 def test_partitioned_tables_on_both_sides_and_other_types_and_names(fresh_database: Target) -> None:
-    sql(
+    run_sql(
         fresh_database,
         "CREATE SCHEMA odd",
         'CREATE TABLE odd."Pa rent" ("I d" bigint PRIMARY KEY) PARTITION BY RANGE ("I d")',
@@ -113,7 +107,7 @@ def test_partitioned_tables_on_both_sides_and_other_types_and_names(fresh_databa
 def test_sequence_whose_next_value_is_there_already_is_behind(
     fresh_database: Target, column: str, statements: tuple[str, ...], behind: list[tuple[int, int]]
 ) -> None:
-    sql(fresh_database, f"CREATE TABLE t ({column} PRIMARY KEY)", *statements)
+    run_sql(fresh_database, f"CREATE TABLE t ({column} PRIMARY KEY)", *statements)
 
     found = find_integrity(fresh_database).behind
 
@@ -122,7 +116,7 @@ def test_sequence_whose_next_value_is_there_already_is_behind(
 
 
 def test_remedy_of_a_sequence_mends_it(fresh_database: Target) -> None:
-    sql(
+    run_sql(
         fresh_database,
         """CREATE SEQUENCE "od'd ""seq" """,
         """CREATE TABLE t (id int PRIMARY KEY DEFAULT nextval('"od''d ""seq"'), x int)""",
@@ -130,14 +124,14 @@ def test_remedy_of_a_sequence_mends_it(fresh_database: Target) -> None:
     )
     (item,) = find_integrity(fresh_database).behind
 
-    sql(fresh_database, item.remedy)
+    run_sql(fresh_database, item.remedy)
 
     assert find_integrity(fresh_database).behind == ()
-    sql(fresh_database, "INSERT INTO t (x) VALUES (0)")
+    run_sql(fresh_database, "INSERT INTO t (x) VALUES (0)")
 
 
 def test_partitioned_table_has_its_sequence_checked_once(fresh_database: Target) -> None:
-    sql(
+    run_sql(
         fresh_database,
         "CREATE TABLE t (id serial, x int) PARTITION BY LIST (x)",
         "CREATE TABLE t1 PARTITION OF t DEFAULT",
@@ -150,7 +144,7 @@ def test_partitioned_table_has_its_sequence_checked_once(fresh_database: Target)
 
 
 def test_what_there_is_no_time_for_is_said(fresh_database: Target) -> None:
-    sql(
+    run_sql(
         fresh_database,
         "CREATE TABLE parent (id int PRIMARY KEY)",
         "CREATE TABLE child (id serial, p int REFERENCES parent)",
@@ -165,7 +159,7 @@ def test_what_there_is_no_time_for_is_said(fresh_database: Target) -> None:
 def test_older_servers_answer_the_same(other_version: PrivateServer) -> None:
     with other_version.database() as name:
         target = load_target(other_version.url(name))
-        sql(
+        run_sql(
             target,
             PARENT,
             "CREATE TABLE child (id serial PRIMARY KEY, a int, b int, "

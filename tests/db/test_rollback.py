@@ -27,18 +27,12 @@ from playbook.records import (
 from playbook.snapshot import take_snapshot
 from playbook.statements import parse_statement
 from playbook.targets import PROJECT_INI, Target
-from steps import Namespace, at, go, picture, runs
+from steps import Namespace, at, go, picture, run_sql, runs
 
 Small = Callable[..., Namespace]
 COLUMN = Script(
     execute("ALTER TABLE a ADD COLUMN note text"), execute("ALTER TABLE a DROP COLUMN note")
 )
-
-
-def sql(target: Target, *statements: str) -> None:
-    with connect(target) as connection, connection.cursor() as cursor:
-        for statement in statements:
-            cursor.execute(statement)
 
 
 def loaded(target: Target, folder: Path, run_psql: Callable[..., Any]) -> None:
@@ -64,7 +58,7 @@ def test_what_the_application_wrote_is_back_after_rollback_upgrade_and_load(
         "alembic_ini": str(project.ini),
     }
     go(upgrade, namespace)
-    sql(
+    run_sql(
         legacy_database,
         "UPDATE users SET email = 'real' || id || '@example.org', is_verified = true "
         "WHERE id % 3 = 0",
@@ -83,7 +77,7 @@ def test_what_the_application_wrote_is_back_after_rollback_upgrade_and_load(
     loaded(legacy_database, folder, run_psql)
 
     assert take_snapshot(legacy_database, ()).tables == before
-    sql(
+    run_sql(
         legacy_database,
         "INSERT INTO rag_corpora (user_id, name, embedding_model, embedding_dimensions) "
         "SELECT user_id, 'its id follows those that came back', 'm', 3 FROM users WHERE id = 1",
@@ -100,7 +94,7 @@ def test_loss_tells_rows_values_and_what_came_since_the_upgrade(
         SECOND.downgrade,
     )
     namespace = small({"a1": TABLE, "b2": filled, "c3": COLUMN}, to="head")
-    sql(
+    run_sql(
         fresh_database,
         "INSERT INTO b VALUES (3, 'new')",
         "INSERT INTO a VALUES (1, 'note'), (2, NULL)",
@@ -142,9 +136,9 @@ def test_restore_is_priced_by_the_backup_at_the_place_that_the_plan_leads_to(
     small: Small, fresh_database: Target
 ) -> None:
     namespace = small({"a1": TABLE, "b2": COLUMN})
-    sql(fresh_database, "INSERT INTO a VALUES (1), (2)")
+    run_sql(fresh_database, "INSERT INTO a VALUES (1), (2)")
     go(upgrade, namespace)
-    sql(fresh_database, "INSERT INTO a VALUES (3, 'x'), (4, 'y'), (5, NULL)")
+    run_sql(fresh_database, "INSERT INTO a VALUES (3, 'x'), (4, 'y'), (5, NULL)")
 
     run: Run[Any] = go(rollback, namespace, before="write_salvage")
 
@@ -157,7 +151,7 @@ def test_upgrade_that_the_playbook_did_not_run_has_an_unknown_price(
     small: Small, fresh_database: Target
 ) -> None:
     namespace = small({"a1": TABLE, "b2": COLUMN}, to="")
-    sql(
+    run_sql(
         fresh_database,
         "CREATE TABLE a (id int PRIMARY KEY, note text)",
         "INSERT INTO a VALUES (1, 'x')",
@@ -178,7 +172,7 @@ def test_rows_are_not_counted_for_longer_than_the_limit(
     small: Small, fresh_database: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     namespace = small({"a1": TABLE, "b2": COLUMN}, to="head")
-    sql(fresh_database, "INSERT INTO a SELECT n, 'x' FROM generate_series(1, 200000) AS n")
+    run_sql(fresh_database, "INSERT INTO a SELECT n, 'x' FROM generate_series(1, 200000) AS n")
     monkeypatch.setattr(ways_back, "COUNT_LIMIT", "1ms")
 
     run: Run[Any] = go(rollback, namespace, before="write_salvage")
@@ -190,10 +184,10 @@ def test_values_written_after_the_salvage_are_saved_by_the_downgrade_itself(
     small: Small, fresh_database: Target, run_psql: Callable[..., Any]
 ) -> None:
     namespace = small({"a1": TABLE, "b2": COLUMN}, to="head")
-    sql(fresh_database, "INSERT INTO a VALUES (1, 'old'), (2, 'stays'), (3, 'to be null')")
+    run_sql(fresh_database, "INSERT INTO a VALUES (1, 'old'), (2, 'stays'), (3, 'to be null')")
 
     def write() -> None:
-        sql(
+        run_sql(
             fresh_database,
             "UPDATE a SET note = E'new, \"quoted\"\\n' WHERE id = 1",
             "UPDATE a SET note = NULL WHERE id = 3",
@@ -221,7 +215,7 @@ def test_first_row_of_an_empty_table_that_comes_late_stops_the_downgrade(
 
     def late_rows(*arguments: Any, **options: Any) -> Any:  # after all that could have seen the row
         found = real(*arguments, **options)
-        sql(fresh_database, "INSERT INTO b VALUES (1)")
+        run_sql(fresh_database, "INSERT INTO b VALUES (1)")
         return found
 
     monkeypatch.setattr(rollback.salvage, "late_rows", late_rows)
@@ -238,10 +232,10 @@ def test_late_row_of_a_table_without_a_key_stops_the_downgrade(
 ) -> None:
     keyless = Script(execute("CREATE TABLE a (id int)"), execute("DROP TABLE a"))
     namespace = small({"a1": keyless, "b2": COLUMN}, to="head")
-    sql(fresh_database, "INSERT INTO a VALUES (1, 'one')")
+    run_sql(fresh_database, "INSERT INTO a VALUES (1, 'one')")
 
     def write() -> None:
-        sql(fresh_database, "UPDATE a SET note = 'two'")
+        run_sql(fresh_database, "UPDATE a SET note = 'two'")
 
     with pytest.raises(MigrationFailed, match="1 rows of public.a were written after"):
         go(rollback, namespace, meanwhile={"run_rollback": write})
@@ -255,13 +249,13 @@ def test_manifest_tells_the_hash_of_a_file_with_its_late_rows(
     small: Small, fresh_database: Target
 ) -> None:
     namespace = small({"a1": TABLE, "b2": COLUMN}, to="head")
-    sql(fresh_database, "INSERT INTO a VALUES (1, 'old')")
+    run_sql(fresh_database, "INSERT INTO a VALUES (1, 'old')")
     with rollback.open_run(namespace) as run:
         for step in ("plan_rollback", "check_preflight", "find_loss", "weigh_ways",
                      "write_salvage", "take_backup", "take_before_snapshot"):  # fmt: skip
             getattr(rollback, step)(run)
         first = run.require("salvage", Salvage).files[0]
-        sql(fresh_database, "UPDATE a SET note = 'new'")
+        run_sql(fresh_database, "UPDATE a SET note = 'new'")
         rollback.run_rollback(run)
         second = run.require("salvage", Salvage).files[0]
 
@@ -318,12 +312,12 @@ def test_several_revisions_that_touch_one_table_are_undone_and_loaded_back(
 ) -> None:
     namespace = small({"a1": TABLE, "b2": COLUMN, "c3": later}, to="head")
     table, rest = ("gone", "") if later is RENAMED else ("a", ", 5")
-    sql(
+    run_sql(
         fresh_database, f"INSERT INTO {table} SELECT n, 'x' || n{rest} FROM generate_series(1, 3) n"
     )
 
     def write() -> None:
-        sql(fresh_database, f"UPDATE {table} SET {'remark' if not rest else 'note'} = 'late'")
+        run_sql(fresh_database, f"UPDATE {table} SET {'remark' if not rest else 'note'} = 'late'")
 
     meanwhile = {"run_rollback": write} if target == "a1" else {}
     assert go(rollback, namespace, target=target, meanwhile=meanwhile).outcome == "succeeded"
@@ -368,9 +362,9 @@ def test_what_a_fill_gave_and_the_application_changed_comes_back_from_the_salvag
 ) -> None:
     table, fill = FILLS[how]
     namespace = small({"a1": table, "b2": COLUMN, "c3": fill})
-    sql(fresh_database, "INSERT INTO a SELECT generate_series(1, 3)")
+    run_sql(fresh_database, "INSERT INTO a SELECT generate_series(1, 3)")
     go(upgrade, namespace)
-    sql(fresh_database, "UPDATE a SET note = 'paid' WHERE id = 2")
+    run_sql(fresh_database, "UPDATE a SET note = 'paid' WHERE id = 2")
 
     assert go(rollback, namespace, target=target).outcome == "succeeded"
     folder = salvage_of(namespace)
@@ -389,11 +383,11 @@ def test_what_comes_before_and_after_a_fill_is_undone_is_saved_too(
     table, fill = FILLS["by key"]
     between = Script("pass", WRITE_MEANWHILE)
     namespace = small({"a1": table, "b2": COLUMN, "b3": between, "c3": fill})
-    sql(fresh_database, "INSERT INTO a SELECT generate_series(1, 3)")
+    run_sql(fresh_database, "INSERT INTO a SELECT generate_series(1, 3)")
     go(upgrade, namespace)
 
     def write() -> None:
-        sql(fresh_database, "UPDATE a SET note = 'late' WHERE id = 1")
+        run_sql(fresh_database, "UPDATE a SET note = 'late' WHERE id = 1")
 
     go(rollback, namespace, target="a1", meanwhile={"run_rollback": write})
     folder = salvage_of(namespace)
@@ -411,11 +405,11 @@ def test_a_late_row_without_a_key_stops_the_rollback_before_its_fill_is_undone(
 ) -> None:
     table, fill = FILLS["without a key"]
     namespace = small({"a1": table, "b2": COLUMN, "c3": fill})
-    sql(fresh_database, "INSERT INTO a VALUES (1), (2)")
+    run_sql(fresh_database, "INSERT INTO a VALUES (1), (2)")
     go(upgrade, namespace)
 
     def write() -> None:
-        sql(fresh_database, "UPDATE a SET note = 'paid' WHERE id = 1")
+        run_sql(fresh_database, "UPDATE a SET note = 'paid' WHERE id = 1")
 
     with pytest.raises(MigrationFailed, match="1 rows of public.a were written after"):
         go(rollback, namespace, target="a1", meanwhile={"run_rollback": write})
@@ -433,7 +427,7 @@ def test_a_row_without_a_key_that_is_written_after_its_fill_was_undone_stops_the
     table, fill = FILLS["without a key"]
     between = Script("pass", WRITE_MEANWHILE)
     namespace = small({"a1": table, "b2": COLUMN, "b3": between, "c3": fill})
-    sql(fresh_database, "INSERT INTO a VALUES (1), (2)")
+    run_sql(fresh_database, "INSERT INTO a VALUES (1), (2)")
     go(upgrade, namespace)
 
     with pytest.raises(MigrationFailed, match="1 rows of public.a were written after"):
@@ -447,9 +441,9 @@ def test_table_outside_the_schema_public_is_found_along_the_search_path(
     small: Small, fresh_database: Target
 ) -> None:
     name = fresh_database.database
-    sql(fresh_database, "CREATE SCHEMA app", f"ALTER DATABASE {name} SET search_path = app")
+    run_sql(fresh_database, "CREATE SCHEMA app", f"ALTER DATABASE {name} SET search_path = app")
     namespace = small({"a1": TABLE, "b2": SECOND}, to="head")
-    sql(fresh_database, "INSERT INTO b VALUES (1)")
+    run_sql(fresh_database, "INSERT INTO b VALUES (1)")
 
     run: Run[Any] = go(rollback, namespace, before="write_salvage")
 
@@ -469,7 +463,9 @@ def test_dropped_partition_and_dropped_schema_are_salvaged(
         execute("DROP TABLE p1"),
     )
     namespace = small({"a1": parted, "b2": part}, to="head")
-    sql(fresh_database, "INSERT INTO p VALUES (1, 'one')", "INSERT INTO s.t VALUES (7, 'seven')")
+    run_sql(
+        fresh_database, "INSERT INTO p VALUES (1, 'one')", "INSERT INTO s.t VALUES (7, 'seven')"
+    )
 
     go(rollback, namespace)
     folder = salvage_of(namespace)
@@ -506,7 +502,7 @@ def test_keys_of_every_kind_are_loaded_back_and_triggers_rest_meanwhile(
         execute("DROP TABLE a", "DROP FUNCTION stamp"),
     )
     namespace = small({"a1": made}, to="head")
-    sql(
+    run_sql(
         fresh_database,
         "ALTER TABLE a DISABLE TRIGGER stamp",
         "INSERT INTO a (id, v) VALUES (1, 'mine')",
@@ -547,7 +543,7 @@ def test_what_the_same_run_wrote_later_is_the_upgrades_own(
 ) -> None:
     fills = Script(execute("UPDATE a SET note = 'filled'"))
     namespace = small({"a1": TABLE, "b2": COLUMN, "c3": fills})
-    sql(fresh_database, "INSERT INTO a VALUES (1), (2)")
+    run_sql(fresh_database, "INSERT INTO a VALUES (1), (2)")
     go(upgrade, namespace)
 
     run: Run[Any] = go(rollback, namespace, before="write_salvage", target="a1")
@@ -560,7 +556,7 @@ def test_engine_that_commits_each_statement_is_rolled_back_all_the_same(
     small: Small, fresh_database: Target
 ) -> None:
     namespace = small({"a1": TABLE, "b2": COLUMN}, to="head", engine="isolation_level='AUTOCOMMIT'")
-    sql(fresh_database, "INSERT INTO a VALUES (1, 'x')")
+    run_sql(fresh_database, "INSERT INTO a VALUES (1, 'x')")
 
     assert go(rollback, namespace).outcome == "succeeded"
     assert at(fresh_database) == ["a1"]
@@ -604,12 +600,12 @@ def test_what_came_since_is_known_from_the_history_of_a_run_elsewhere(
 ) -> None:
     namespace = small({"a1": TABLE, "b2": COLUMN}, to="head")
     shutil.rmtree(Path(namespace["alembic_ini"]).parent / "runs")  # as on another host
-    sql(fresh_database, "INSERT INTO a VALUES (1, 'x')")
+    run_sql(fresh_database, "INSERT INTO a VALUES (1, 'x')")
 
     run: Run[Any] = go(rollback, namespace, before="write_salvage")
     assert run.require("loss", Loss).items == (LossItem("public.a", "note", 1, (), 1),)
 
-    sql(fresh_database, "UPDATE playbook.history SET database_oid = 1")  # of a copied database
+    run_sql(fresh_database, "UPDATE playbook.history SET database_oid = 1")  # of a copied database
     run = go(rollback, namespace, before="write_salvage")
     assert run.require("loss", Loss).items == (LossItem("public.a", "note", 1, (), -1),)
 
@@ -617,17 +613,17 @@ def test_what_came_since_is_known_from_the_history_of_a_run_elsewhere(
 def test_rows_in_the_schema_that_env_py_s_search_path_names_are_saved_down_to_the_last(
     small: Small, fresh_database: Target
 ) -> None:
-    sql(fresh_database, "CREATE SCHEMA app")
+    run_sql(fresh_database, "CREATE SCHEMA app")
     scripts = {
         "a1": Script(execute("CREATE TABLE a (id int PRIMARY KEY)")),
         "b2": Script(execute("ALTER TABLE a ADD n text"), execute("ALTER TABLE a DROP n")),
     }
     namespace = small(scripts, to="head", env=OWN_PATH)
-    sql(fresh_database, "CREATE TABLE public.a (id int PRIMARY KEY, n text)")
-    sql(fresh_database, "INSERT INTO app.a VALUES (1, 'precious')")
+    run_sql(fresh_database, "CREATE TABLE public.a (id int PRIMARY KEY, n text)")
+    run_sql(fresh_database, "INSERT INTO app.a VALUES (1, 'precious')")
     late = "INSERT INTO app.a VALUES (2, 'late')"
 
-    go(rollback, namespace, meanwhile={"run_rollback": lambda: sql(fresh_database, late)})
+    go(rollback, namespace, meanwhile={"run_rollback": lambda: run_sql(fresh_database, late)})
 
     (file,) = Path(namespace["alembic_ini"]).parent.glob("runs/*rollback*/salvage/*.csv")
     assert "precious" in file.read_text("utf-8")
@@ -662,7 +658,7 @@ def test_partitioned_table_is_saved_once_and_its_partitions_lose_their_columns_w
     small: Small, fresh_database: Target, run_psql: Callable[..., Any]
 ) -> None:
     namespace = small({"a1": PARTITIONED, "b2": NAMED}, to="head")
-    sql(
+    run_sql(
         fresh_database,
         """INSERT INTO "Sales & Co"."Order"
         VALUES (1, '2026-05-01', 'x', 'y'), (2, '2025-01-01', 'z', NULL)""",

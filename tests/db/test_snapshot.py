@@ -28,6 +28,7 @@ from playbook.snapshot import (
 from playbook.targets import Target, load_target
 from playbook.verification import compare
 from servers import PrivateServer
+from steps import run_sql
 
 TYPES = {
     "json": ("""'{"a": 1}'""", """'{"a":1}'"""),
@@ -59,12 +60,6 @@ SLOW = (
 )
 
 
-def sql(target: Target, *statements: str) -> None:
-    with connect(target) as connection, connection.cursor() as cursor:
-        for statement in statements:
-            cursor.execute(statement)
-
-
 def fingerprints(target: Target, table: str = "t") -> dict[str, str]:
     (found,) = [t for t in take_snapshot(target, ()).tables if t.table == table]
     return {column.column: column.fingerprint for column in found.columns}
@@ -73,14 +68,14 @@ def fingerprints(target: Target, table: str = "t") -> dict[str, str]:
 def test_same_data_have_the_same_snapshot_whatever_their_order_on_disk(
     fresh_database: Target,
 ) -> None:
-    sql(
+    run_sql(
         fresh_database,
         "CREATE TABLE t (id int PRIMARY KEY, x text, y int[])",
         "INSERT INTO t SELECT n, 'x' || n, ARRAY[n] FROM generate_series(1, 50) AS n",
     )
     before = take_snapshot(fresh_database, ("a",)).tables
 
-    sql(fresh_database, "UPDATE t SET x = x WHERE id % 2 = 0", "VACUUM FULL t")
+    run_sql(fresh_database, "UPDATE t SET x = x WHERE id % 2 = 0", "VACUUM FULL t")
 
     assert take_snapshot(fresh_database, ("a",)).tables == before
     assert before[0].rows == 50
@@ -89,14 +84,14 @@ def test_same_data_have_the_same_snapshot_whatever_their_order_on_disk(
 @pytest.mark.parametrize("type_", TYPES)
 def test_changed_value_of_any_type_is_seen(fresh_database: Target, type_: str) -> None:
     first, second = TYPES[type_]
-    sql(
+    run_sql(
         fresh_database,
         f"CREATE TABLE t (id int PRIMARY KEY, x {type_}, same int)",
         f"INSERT INTO t VALUES (1, {first}, 7), (2, {first}, 7)",
     )
     before = fingerprints(fresh_database)
 
-    sql(fresh_database, f"UPDATE t SET x = {second} WHERE id = 2")
+    run_sql(fresh_database, f"UPDATE t SET x = {second} WHERE id = 2")
     after = fingerprints(fresh_database)
 
     assert before["x"] != after["x"]
@@ -104,14 +99,14 @@ def test_changed_value_of_any_type_is_seen(fresh_database: Target, type_: str) -
 
 
 def test_values_swapped_between_two_rows_are_seen(fresh_database: Target) -> None:
-    sql(
+    run_sql(
         fresh_database,
         "CREATE TABLE t (a int, b text, x text, PRIMARY KEY (a, b))",
         "INSERT INTO t VALUES (1, 'x', 'one'), (1, 'y', 'two')",
     )
     before = fingerprints(fresh_database)
 
-    sql(fresh_database, "UPDATE t SET x = CASE b WHEN 'x' THEN 'two' ELSE 'one' END")
+    run_sql(fresh_database, "UPDATE t SET x = CASE b WHEN 'x' THEN 'two' ELSE 'one' END")
     after = fingerprints(fresh_database)
 
     assert before["x"] != after["x"]
@@ -119,21 +114,21 @@ def test_values_swapped_between_two_rows_are_seen(fresh_database: Target) -> Non
 
 
 def test_without_a_primary_key_changes_and_duplicates_are_seen(fresh_database: Target) -> None:
-    sql(fresh_database, "CREATE TABLE t (x text)", "INSERT INTO t VALUES ('a'), ('a'), ('b')")
+    run_sql(fresh_database, "CREATE TABLE t (x text)", "INSERT INTO t VALUES ('a'), ('a'), ('b')")
     before = fingerprints(fresh_database)
 
-    sql(fresh_database, "UPDATE t SET x = 'b' WHERE ctid = (SELECT min(ctid) FROM t)")
+    run_sql(fresh_database, "UPDATE t SET x = 'b' WHERE ctid = (SELECT min(ctid) FROM t)")
     other_duplicate = fingerprints(fresh_database)
-    sql(fresh_database, "DELETE FROM t", "INSERT INTO t VALUES ('b')")
+    run_sql(fresh_database, "DELETE FROM t", "INSERT INTO t VALUES ('b')")
 
     assert len({before["x"], other_duplicate["x"], fingerprints(fresh_database)["x"]}) == 3
 
 
 def test_null_differs_from_an_empty_text_and_from_no_row(fresh_database: Target) -> None:
     seen = []
-    sql(fresh_database, "CREATE TABLE t (id int PRIMARY KEY, x text)")
+    run_sql(fresh_database, "CREATE TABLE t (id int PRIMARY KEY, x text)")
     for rows in ("(1, NULL)", "(1, '')", "(1, NULL), (2, NULL)"):
-        sql(fresh_database, "DELETE FROM t", f"INSERT INTO t VALUES {rows}")
+        run_sql(fresh_database, "DELETE FROM t", f"INSERT INTO t VALUES {rows}")
         seen.append(fingerprints(fresh_database)["x"])
 
     assert len(set(seen)) == 3
@@ -161,13 +156,13 @@ def test_change_is_seen_also_where_the_sandbox_lacks_the_type(
     with other_version.database() as name:
         target = load_target(other_version.url(name))
         try:
-            sql(target, needs)
+            run_sql(target, needs)
         except PlaybookError as error:
             pytest.skip(f"this build of PostgreSQL lacks it: {error.problem}")
-        sql(target, f"CREATE TABLE t (x {type_})", f"INSERT INTO t VALUES ({first})")
+        run_sql(target, f"CREATE TABLE t (x {type_})", f"INSERT INTO t VALUES ({first})")
         before = fingerprints(target)
 
-        sql(target, f"UPDATE t SET x = {second}")
+        run_sql(target, f"UPDATE t SET x = {second}")
 
         assert fingerprints(target) != before
 
@@ -184,20 +179,20 @@ def test_change_is_seen_also_where_the_sandbox_lacks_the_type(
 def test_settings_of_the_database_do_not_change_a_fingerprint(
     fresh_database: Target, setting: str
 ) -> None:
-    sql(
+    run_sql(
         fresh_database,
         "CREATE TABLE t (a timestamptz, b date, c bytea, d float8)",
         r"INSERT INTO t VALUES ('2026-01-02 03:04:05Z', '2026-01-02', '\x00', 0.1::float8 / 3)",
     )
     before = fingerprints(fresh_database)
 
-    sql(fresh_database, f'ALTER DATABASE "{fresh_database.database}" SET {setting}')
+    run_sql(fresh_database, f'ALTER DATABASE "{fresh_database.database}" SET {setting}')
 
     assert fingerprints(fresh_database) == before
 
 
 def test_odd_names_empty_tables_and_tables_without_columns(fresh_database: Target) -> None:
-    sql(
+    run_sql(
         fresh_database,
         'CREATE TABLE "a.b" ("100%s" int PRIMARY KEY, "Quo""te" text, "größe" text, r int, t int)',
         """INSERT INTO "a.b" VALUES (1, '%s', NULL, 2, 3)""",
@@ -214,7 +209,7 @@ def test_odd_names_empty_tables_and_tables_without_columns(fresh_database: Targe
 
 
 def test_tables_can_be_left_out_and_fingerprints_too(fresh_database: Target) -> None:
-    sql(fresh_database, "CREATE TABLE t (x int)", "CREATE TABLE alembic_version (v text)")
+    run_sql(fresh_database, "CREATE TABLE t (x int)", "CREATE TABLE alembic_version (v text)")
 
     (table,) = take_snapshot(
         fresh_database, (), except_tables=["public.alembic_version"], fingerprints=False
@@ -225,7 +220,7 @@ def test_tables_can_be_left_out_and_fingerprints_too(fresh_database: Target) -> 
 
 
 def test_rows_anywhere_but_in_what_is_left_out_are_found(fresh_database: Target) -> None:
-    sql(
+    run_sql(
         fresh_database,
         "CREATE TABLE t (x int)",
         "CREATE TABLE v (x int)",
@@ -260,7 +255,7 @@ def test_file_that_is_no_snapshot_is_one_sentence(tmp_path: Path, text: str | No
 def test_rows_are_counted_by_the_transaction_that_wrote_them(
     fresh_database: Target, table: str
 ) -> None:
-    sql(
+    run_sql(
         fresh_database,
         "CREATE TABLE t (id int PRIMARY KEY, x text)",
         "CREATE TABLE partitioned (id int, x text) PARTITION BY RANGE (id)",
@@ -277,14 +272,14 @@ def test_rows_are_counted_by_the_transaction_that_wrote_them(
         assert count_written_by(connection, [name], (xid,)) == {name: 3}
         assert count_written_after(connection, [name], xid - 1) == {name: 3}
         assert count_written_after(connection, [name], xid) == {name: 0}
-        sql(fresh_database, f"UPDATE {table} SET x = 'newer' WHERE id IN (3, 4, 40)")
+        run_sql(fresh_database, f"UPDATE {table} SET x = 'newer' WHERE id IN (3, 4, 40)")
         assert count_written_after(connection, [name], xid) == {name: 3}
         assert count_written_by(connection, [name], (xid, xid + 2**32)) == {name: 2}
         assert count_written_by(connection, [name], ()) == {name: 0}
 
 
 def many_tables(target: Target, number: int = 6) -> None:
-    sql(
+    run_sql(
         target,
         *(
             f"CREATE TABLE t{n} AS SELECT i AS id, md5(i::text) AS x "
@@ -328,7 +323,7 @@ def test_many_sessions_see_one_moment_while_rows_come_in(fresh_database: Target)
 
 def test_error_in_one_session_ends_the_others(fresh_database: Target) -> None:
     many_tables(fresh_database)
-    sql(
+    run_sql(
         fresh_database,
         "ALTER TABLE t1 ENABLE ROW LEVEL SECURITY",
         "ALTER TABLE t1 FORCE ROW LEVEL SECURITY",
@@ -341,7 +336,9 @@ def test_error_in_one_session_ends_the_others(fresh_database: Target) -> None:
             take_snapshot(fresh_database.with_conninfo(user="reader_of_snapshots"), (), jobs=3)
         assert time.monotonic() - begun < 10
     finally:
-        sql(fresh_database, "DROP OWNED BY reader_of_snapshots", "DROP ROLE reader_of_snapshots")
+        run_sql(
+            fresh_database, "DROP OWNED BY reader_of_snapshots", "DROP ROLE reader_of_snapshots"
+        )
 
 
 @pytest.mark.parametrize("key", ["id bigint PRIMARY KEY", "id bigint", "id uuid PRIMARY KEY"])
@@ -349,33 +346,33 @@ def test_timestamps_have_the_hash_of_every_version_of_postgresql(
     fresh_database: Target, key: str
 ) -> None:
     given = "gen_random_uuid()" if "uuid" in key else "1"
-    sql(
+    run_sql(
         fresh_database,
         f"CREATE TABLE t ({key}, x timestamptz)",
         f"INSERT INTO t VALUES ({given}, '2026-03-29 01:30:00.000001 Europe/Berlin')",
     )
     as_is = fingerprints(fresh_database)["x"]
 
-    sql(fresh_database, "ALTER TABLE t ALTER x TYPE timestamp USING x AT TIME ZONE 'UTC'")
+    run_sql(fresh_database, "ALTER TABLE t ALTER x TYPE timestamp USING x AT TIME ZONE 'UTC'")
 
     assert fingerprints(fresh_database)["x"] == as_is
 
 
 def test_column_made_wider_keeps_its_fingerprint_also_in_the_key(fresh_database: Target) -> None:
-    sql(
+    run_sql(
         fresh_database,
         "CREATE TABLE t (id int PRIMARY KEY, n smallint, x text)",
         "INSERT INTO t VALUES (-1, -2, 'x'), (1, 2, NULL)",
     )
     before = fingerprints(fresh_database)
 
-    sql(fresh_database, "ALTER TABLE t ALTER id TYPE bigint, ALTER n TYPE int")
+    run_sql(fresh_database, "ALTER TABLE t ALTER id TYPE bigint, ALTER n TYPE int")
 
     assert fingerprints(fresh_database) == before
 
 
 def test_equal_rows_of_tables_that_inherit_do_not_cancel_out(fresh_database: Target) -> None:
-    sql(
+    run_sql(
         fresh_database,
         "CREATE TABLE t (id int PRIMARY KEY, x text)",
         "CREATE TABLE heir (LIKE t INCLUDING ALL) INHERITS (t)",
@@ -384,13 +381,13 @@ def test_equal_rows_of_tables_that_inherit_do_not_cancel_out(fresh_database: Tar
     )
     before = fingerprints(fresh_database)
 
-    sql(fresh_database, "UPDATE t SET x = 'b'")
+    run_sql(fresh_database, "UPDATE t SET x = 'b'")
 
     assert fingerprints(fresh_database)["x"] != before["x"]
 
 
 def test_composite_value_of_nulls_is_counted_as_a_value(fresh_database: Target) -> None:
-    sql(
+    run_sql(
         fresh_database,
         "CREATE TYPE pair AS (a int, b int)",
         "CREATE TABLE t (id int PRIMARY KEY, x pair)",
@@ -403,7 +400,7 @@ def test_composite_value_of_nulls_is_counted_as_a_value(fresh_database: Target) 
 
 
 def test_nulls_that_a_constraint_does_not_exclude_yet_are_counted(fresh_database: Target) -> None:
-    sql(
+    run_sql(
         fresh_database,
         "CREATE TABLE parent (id int, x int, y int NOT NULL NO INHERIT)",
         "INSERT INTO parent VALUES (1, NULL, 1), (2, 2, 2)",
@@ -419,7 +416,7 @@ def test_nulls_that_a_constraint_does_not_exclude_yet_are_counted(fresh_database
 
 
 def test_of_a_large_table_a_sample_is_read_and_all_rows_counted(fresh_database: Target) -> None:
-    sql(
+    run_sql(
         fresh_database,
         "CREATE TABLE t AS SELECT i AS id, md5(i::text) AS x FROM generate_series(1, 50000) i",
         "CREATE TABLE little (id int)",
@@ -443,7 +440,7 @@ def test_of_a_large_table_a_sample_is_read_and_all_rows_counted(fresh_database: 
 def test_time_budget_leaves_out_the_tables_that_do_not_fit_the_small_ones_first(
     fresh_database: Target,
 ) -> None:
-    sql(
+    run_sql(
         fresh_database,
         SLOW,
         "CREATE TABLE little (id int)",
@@ -458,9 +455,9 @@ def test_time_budget_leaves_out_the_tables_that_do_not_fit_the_small_ones_first(
 
 
 def test_snapshot_knows_the_transactions_after_it(fresh_database: Target) -> None:
-    sql(fresh_database, "CREATE TABLE t (id int)", "INSERT INTO t VALUES (1), (2)")
+    run_sql(fresh_database, "CREATE TABLE t (id int)", "INSERT INTO t VALUES (1), (2)")
     snapshot = take_snapshot(fresh_database, ())
-    sql(fresh_database, "INSERT INTO t VALUES (3)")
+    run_sql(fresh_database, "INSERT INTO t VALUES (3)")
 
     with connect(fresh_database) as connection:
         written = count_written_after(connection, ["public.t"], snapshot.xid - 1)
@@ -479,7 +476,7 @@ def test_snapshot_of_an_older_form_is_read_as_such(fresh_database: Target, tmp_p
 
 
 def test_interrupt_ends_the_reading_in_the_server_too(fresh_database: Target) -> None:
-    sql(fresh_database, SLOW)
+    run_sql(fresh_database, SLOW)
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -503,7 +500,7 @@ def test_reading_that_takes_long_says_how_far_it_is(
     fresh_database: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     many_tables(fresh_database)
-    sql(fresh_database, SLOW)
+    run_sql(fresh_database, SLOW)
     said: list[str] = []
     take_snapshot(fresh_database, (), except_tables=["public.a_large"], on_progress=said.append)
     assert said == []
@@ -518,14 +515,14 @@ def test_reading_that_takes_long_says_how_far_it_is(
 def test_table_dropped_while_others_are_read_is_left_out(
     fresh_database: Target, monkeypatch: pytest.MonkeyPatch, limits: Reading
 ) -> None:
-    sql(
+    run_sql(
         fresh_database, "CREATE TABLE a (x int)", "CREATE TABLE b (x int)", "CREATE TABLE c (x int)"
     )
     own = snapshots.statistics_query
 
     def query_after_drop(name: str, *arguments: object, **options: object) -> object:
         if name == "public.b":
-            sql(fresh_database, "DROP TABLE b")
+            run_sql(fresh_database, "DROP TABLE b")
         return own(name, *arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(snapshots, "statistics_query", query_after_drop)
@@ -538,14 +535,14 @@ def test_table_dropped_while_others_are_read_is_left_out(
 def test_table_that_was_read_may_be_changed_while_others_are_read(
     fresh_database: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sql(
+    run_sql(
         fresh_database, "CREATE TABLE a (x int)", "CREATE TABLE b (x int)", "CREATE TABLE c (x int)"
     )
     own = snapshots.statistics_query
 
     def query_after_change(name: str, *arguments: object, **options: object) -> object:
         if name == "public.c":
-            sql(fresh_database, "SET lock_timeout = '1s'; ALTER TABLE a ADD COLUMN y int")
+            run_sql(fresh_database, "SET lock_timeout = '1s'; ALTER TABLE a ADD COLUMN y int")
         return own(name, *arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(snapshots, "statistics_query", query_after_change)
@@ -559,7 +556,7 @@ def test_table_that_this_role_may_not_read_is_named_and_the_others_are_read(
     fresh_database: Target,
 ) -> None:
     role = fresh_database.database
-    sql(
+    run_sql(
         fresh_database, f"CREATE ROLE {role} LOGIN", f"CREATE SCHEMA app AUTHORIZATION {role}",
         "CREATE SCHEMA other", "CREATE TABLE other.t (x int)", "INSERT INTO other.t VALUES (1)",
         "CREATE TABLE public.t (x int)", "INSERT INTO public.t VALUES (1)",
@@ -569,11 +566,11 @@ def test_table_that_this_role_may_not_read_is_named_and_the_others_are_read(
     try:
         before = take_snapshot(weak, ())
         empty = holds_rows(weak)
-        sql(fresh_database, "INSERT INTO app.t VALUES (1)")
+        run_sql(fresh_database, "INSERT INTO app.t VALUES (1)")
         after = take_snapshot(weak, ())
         full = holds_rows(weak)
     finally:
-        sql(fresh_database, f"DROP OWNED BY {role} CASCADE", f"DROP ROLE {role}")
+        run_sql(fresh_database, f"DROP OWNED BY {role} CASCADE", f"DROP ROLE {role}")
 
     assert {t.name: (t.rows, t.coverage) for t in before.tables} == {
         "app.t": (0, ""),

@@ -25,17 +25,10 @@ from playbook.history import CREATE_HISTORY
 from playbook.retention import plan_retention, remove_backups
 from playbook.targets import Target, load_target, redact
 from servers import PASSWORD, PrivateServer
-from steps import STEPS, WRITING, Namespace, at, go, history, picture, runs
+from steps import STEPS, WRITING, Namespace, at, go, history, picture, run_sql, runs
 
 Small = Callable[..., Namespace]
 ONLINE = "if not op.get_context().as_sql:\n    "
-
-
-def sql(target: Target, *statements: str) -> None:
-    """Run statements in one session, each committed on its own."""
-    with connect(target) as connection, connection.cursor() as cursor:
-        for statement in statements:
-            cursor.execute(statement)
 
 
 def value(target: Target, query: str) -> Any:
@@ -70,14 +63,14 @@ def begun(small: Small, fresh_database: Target) -> Small:
     """A small project on a database that is at its first or second revision already."""
 
     def make(revisions: Mapping[str, Script], to: str = "a1", **options: str) -> Namespace:
-        sql(
+        run_sql(
             fresh_database,
             "CREATE TABLE a (id int PRIMARY KEY)",
             "CREATE TABLE alembic_version (version_num varchar(32) PRIMARY KEY)",
             f"INSERT INTO alembic_version VALUES ('{to}')",
         )
         if to == "b2":
-            sql(fresh_database, "CREATE TABLE b (id int PRIMARY KEY)")
+            run_sql(fresh_database, "CREATE TABLE b (id int PRIMARY KEY)")
         return small(revisions, to="", **options)
 
     return make
@@ -87,11 +80,11 @@ def begun(small: Small, fresh_database: Target) -> Small:
 def role(database: Target) -> Iterator[str]:
     """Make a role that may log in and use the schema public, and drop it with what it owns."""
     name = database.database
-    sql(database, f"CREATE ROLE {name} LOGIN; GRANT ALL ON SCHEMA public TO {name}")
+    run_sql(database, f"CREATE ROLE {name} LOGIN; GRANT ALL ON SCHEMA public TO {name}")
     try:
         yield name
     finally:
-        sql(database, f"DROP OWNED BY {name} CASCADE; DROP ROLE {name}")
+        run_sql(database, f"DROP OWNED BY {name} CASCADE; DROP ROLE {name}")
 
 
 def revision_file(namespace: Namespace, name: str) -> Path:
@@ -115,9 +108,9 @@ def test_rollback_that_deletes_without_dropping_a_table_takes_a_backup(
     begun: Small, fresh_database: Target, downgrade: str
 ) -> None:
     namespace = begun({"a1": TABLE, "b2": Script("pass", execute(downgrade))}, to="b2")
-    sql(fresh_database, "CREATE SCHEMA s CREATE TABLE t (id int)")
+    run_sql(fresh_database, "CREATE SCHEMA s CREATE TABLE t (id int)")
     table = "a" if downgrade.startswith("DELETE") else "s.t"
-    sql(fresh_database, f"INSERT INTO {table} VALUES (1)")
+    run_sql(fresh_database, f"INSERT INTO {table} VALUES (1)")
 
     go(rollback, namespace)
 
@@ -136,7 +129,7 @@ def test_rows_that_a_policy_hides_stop_the_run(
     with role(fresh_database) as name:
         monkeypatch.setenv("WEAK", f"postgresql://{name}@/{name}?host={host}")
         go(upgrade, namespace, target="b2")
-        sql(
+        run_sql(
             fresh_database,
             "INSERT INTO a VALUES (1)",
             "ALTER TABLE a ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY",
@@ -155,7 +148,7 @@ def test_rows_that_come_after_the_salvage_stop_the_rollback(
     namespace = begun({"a1": TABLE, "b2": SECOND}, to="b2")
 
     def insert() -> None:
-        sql(fresh_database, "INSERT INTO b VALUES (1)")
+        run_sql(fresh_database, "INSERT INTO b VALUES (1)")
 
     with pytest.raises(GuardRefused, match="has changed since it was salvaged"):
         go(rollback, namespace, meanwhile={"run_rollback": insert})
@@ -173,7 +166,7 @@ def test_rows_that_come_after_the_backup_stop_the_drop(
 
     def save_backup(run: Any) -> Any:
         manifest = real(run)
-        sql(fresh_database, "INSERT INTO a VALUES (1)")
+        run_sql(fresh_database, "INSERT INTO a VALUES (1)")
         return manifest
 
     monkeypatch.setattr(init, "save_backup", save_backup)
@@ -208,7 +201,7 @@ def test_two_backups_of_one_moment_have_folders_of_their_own(
     begun: Small, fresh_database: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     namespace = begun({"a1": TABLE})
-    sql(fresh_database, "INSERT INTO a VALUES (1)")
+    run_sql(fresh_database, "INSERT INTO a VALUES (1)")
     target = load_target(namespace["database"], namespace["alembic_ini"])
     target = target.with_conninfo(**fresh_database.conninfo)
     with connect(target) as connection:
@@ -512,7 +505,7 @@ def test_history_that_another_role_has_planted_is_not_written(
 ) -> None:
     namespace = small({"a1": TABLE}, to="")
     with role(fresh_database) as name:
-        sql(
+        run_sql(
             fresh_database,
             f"GRANT CREATE ON DATABASE {name} TO {name}; SET ROLE {name}; {CREATE_HISTORY};"
             "CREATE TABLE playbook.trap (who name);"

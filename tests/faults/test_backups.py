@@ -26,7 +26,7 @@ from playbook.postgres_files import client_directory
 from playbook.records import BackupManifest, Checks, DumpProgress, Retention, ServerInfo
 from playbook.targets import Target, load_target
 from servers import PrivateServer
-from steps import Namespace, go, picture
+from steps import Namespace, go, picture, run_sql
 
 SEED = 20261125
 DAMAGES = 100
@@ -38,12 +38,6 @@ def server_of(target: Target) -> ServerInfo:
         return server_info(connection)
 
 
-def sql(target: Target, *statements: str) -> None:
-    with connect(target) as connection, connection.cursor() as cursor:
-        for statement in statements:
-            cursor.execute(statement)
-
-
 def take(target: Target, folder: Path, **options: object) -> BackupManifest:
     return take_backup(target, server_of(target), ("a1",), directory=str(folder), **options)  # type: ignore[arg-type]
 
@@ -51,7 +45,7 @@ def take(target: Target, folder: Path, **options: object) -> BackupManifest:
 @pytest.fixture
 def big(fresh_database: Target) -> Target:
     """A database whose dump takes long enough to be disturbed."""
-    sql(fresh_database, "CREATE TABLE big (n int PRIMARY KEY, x text)", ROWS.format(400_000))
+    run_sql(fresh_database, "CREATE TABLE big (n int PRIMARY KEY, x text)", ROWS.format(400_000))
     return fresh_database
 
 
@@ -61,7 +55,7 @@ def big(fresh_database: Target) -> Target:
 def test_each_of_100_damaged_backups_is_refused_and_its_file_named(
     fresh_database: Target, tmp_path: Path
 ) -> None:
-    sql(
+    run_sql(
         fresh_database,
         "CREATE TABLE big (n int PRIMARY KEY, x text)", ROWS.format(3000),
         "CREATE TABLE other AS SELECT * FROM big", "SELECT lo_from_bytea(0, 'some text')",
@@ -102,7 +96,7 @@ def test_archive_that_cannot_be_read_is_refused_although_its_hashes_agree(
     fresh_database: Target, tmp_path: Path
 ) -> None:
     """As after a fault of memory or disk while it was written: the hash is that of the damage."""
-    sql(fresh_database, "CREATE TABLE big (n int PRIMARY KEY, x text)", ROWS.format(3000))
+    run_sql(fresh_database, "CREATE TABLE big (n int PRIMARY KEY, x text)", ROWS.format(3000))
     manifest = take(fresh_database, tmp_path)
     path = next((manifest.directory / "dump").glob("*.zst"))
     data = bytearray(path.read_bytes())
@@ -281,7 +275,7 @@ def assert_restored_equal(source: Target, copy: Target, manifest: BackupManifest
 def test_odd_database_is_backed_up_and_restored_equal(
     legacy_database: Target, fresh_database: Target, tmp_path: Path, compression: str, jobs: int
 ) -> None:
-    sql(legacy_database, ODD)
+    run_sql(legacy_database, ODD)
     manifest = take(legacy_database, tmp_path, compression=compression, jobs=jobs)
 
     proven = verify(manifest, "restore", target=legacy_database, server=server_of(legacy_database))
@@ -296,7 +290,7 @@ def test_odd_database_on_another_server_is_backed_up_and_restored_equal(
 ) -> None:
     with other_version.database() as one, other_version.database() as two:
         source, copy = load_target(other_version.url(one)), load_target(other_version.url(two))
-        sql(source, ODD)
+        run_sql(source, ODD)
         manifest = take(source, tmp_path, jobs=2)
 
         proven = verify(manifest, "restore", target=source, server=server_of(source))
@@ -319,7 +313,7 @@ def test_client_that_compresses_itself_is_let_to(
     told: list[DumpProgress] = []
     with other_version.database() as one, other_version.database() as two:
         source, copy = load_target(other_version.url(one)), load_target(other_version.url(two))
-        sql(source, ODD)
+        run_sql(source, ODD)
         manifest = take(source, tmp_path, compression=compression, on_progress=told.append)
 
         proven = verify(manifest, "restore", target=source, server=server_of(source))
