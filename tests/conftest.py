@@ -49,6 +49,14 @@ def pytest_unconfigure() -> None:
     shutil.rmtree(SESSION_FOLDER, ignore_errors=True)
 
 
+@pytest.fixture(autouse=True)
+def _same_folder() -> Iterator[None]:
+    """No test leaves the process in another folder: a later one would fail for it."""
+    before = Path.cwd()
+    yield
+    assert Path.cwd() == before
+
+
 @contextmanager
 def _sandbox_database(state: str) -> Iterator[Target]:
     target = load_target(f"sandbox:test_{secrets.token_hex(6)}")

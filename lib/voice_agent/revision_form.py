@@ -32,9 +32,11 @@ def put_into_form(file: str, settings: str) -> None:
     """
     if importlib.util.find_spec("ruff") is None or not Path(settings).is_file():
         return
+    revision, settings_file = Path(file).absolute(), Path(settings).absolute()
     for command in COMMANDS:
-        call = [sys.executable, "-m", "ruff", *command, "--quiet", "--config", settings, file]
-        subprocess.run(call, check=False)
+        call = [sys.executable, "-m", "ruff", *command, "--quiet", "--config", settings_file]
+        # Ruff takes paths in settings that are named to it from the folder it is started in.
+        subprocess.run([*call, revision], cwd=settings_file.parent, check=False)
 
 
 if __name__ == "__main__":

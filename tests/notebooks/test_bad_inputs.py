@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import chdir, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -453,8 +453,18 @@ def _in_process(project: PrivateProject, case: Case, given: Mapping[str, object]
     # unclosed later, in whichever test is running then.
     with closing(ensure_event_loop()):
         with pytest.raises(PapermillExecutionError) as caught:
-            execute_notebook(notebook, to, dict(given), cwd="/", progress_bar=False)
+            _execute(notebook, given, to)
     return str(caught.value)
+
+
+def _execute(notebook: Path, given: Mapping[str, object], to: Path) -> None:
+    try:
+        execute_notebook(notebook, to, dict(given), progress_bar=False)
+    except RuntimeError as error:
+        if "Kernel died before replying" not in str(error):
+            raise
+        # Another process took a port that Jupyter had chosen, before the kernel did.
+        execute_notebook(notebook, to, dict(given), progress_bar=False)
 
 
 def _ask(project: PrivateProject, target: Target, case: Case, folder: Path) -> Answer:
@@ -483,7 +493,9 @@ def answers(
     chosen = [item.callspec.params for item in request.session.items if hasattr(item, "callspec")]
     cases = [one["case"] for one in chosen if isinstance(one.get("case"), Case)]
     folder = tmp_path_factory.mktemp("bad")
-    with project.entered(), ThreadPoolExecutor(2) as pool:
+    # Not papermill's cwd: the folder is the process's, and of two threads that change it and back
+    # the later one brings back the other's.
+    with chdir("/"), project.entered(), ThreadPoolExecutor(2) as pool:
         yield {
             case: pool.submit(_ask, project, legacy, case, folder / str(number))
             for number, case in enumerate(cases)

@@ -45,8 +45,9 @@ def ruff(folder: Path, *command: str) -> str:
     """Return what ruff says of a copy's revisions by this project's settings, "" for nothing."""
     settings = str(ROOT / "pyproject.toml")
     call = [sys.executable, "-m", "ruff", *command, "--no-cache", "--quiet", "--config", settings]
+    # In the project's folder, from which ruff takes the settings' paths.
     done = subprocess.run(
-        [*call, str(folder)], capture_output=True, text=True, check=False, timeout=60
+        [*call, str(folder)], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
     )
     return done.stdout + done.stderr
 
@@ -84,6 +85,18 @@ def test_a_blank_revision_passes_the_check_and_imports_what_it_will_use(tmp_path
     assert "from alembic import op  # noqa: F401\n" in text
     assert ruff(tmp_path / "migrations", "check") == ""
     assert ruff(tmp_path / "migrations", "format", "--check") == ""
+
+
+def test_imports_of_the_project_stand_apart_wherever_alembic_was_started(tmp_path: Path) -> None:
+    file = tmp_path / "003.py"
+    ours, other = "from voice_agent.models import Base", "from sqlalchemy import text"
+    use = "text(Base)"
+    file.write_text(f"{ours}\n{other}\n\n{use}\n", "utf-8")
+    call = [sys.executable, "-m", "voice_agent.revision_form", file.name, ROOT / "pyproject.toml"]
+
+    subprocess.run(call, cwd=tmp_path, check=True, timeout=60)
+
+    assert file.read_text("utf-8") == f"{other}\n\n{ours}\n\n{use}\n"
 
 
 def test_without_ruff_a_revision_stays_as_it_was_written(tmp_path: Path) -> None:
