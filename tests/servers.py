@@ -98,10 +98,10 @@ class PrivateServer:
         return server_account().run(*command)
 
     @contextmanager
-    def database(self) -> Iterator[str]:
+    def database(self, options: str = "") -> Iterator[str]:
         """Make an empty database of a random name and drop it afterwards."""
         name = f"test_{secrets.token_hex(6)}"
-        self.execute(f"CREATE DATABASE {name}")
+        self.execute(f"CREATE DATABASE {name} {options}")
         try:
             yield name
         finally:

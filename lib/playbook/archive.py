@@ -18,6 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import psycopg2.extensions
@@ -27,7 +28,7 @@ from psycopg2.extensions import connection as Connection
 from playbook.archive_toc import names_zstd
 from playbook.catalog import table_sizes
 from playbook.compression import Compression, parse_compression
-from playbook.contents import Contents, find_difference, read_contents
+from playbook.contents import Contents, find_difference, read_contents, read_restored
 from playbook.database import connect, fetch_value
 from playbook.dump import (
     WITHOUT_OWNERS,
@@ -35,6 +36,7 @@ from playbook.dump import (
     ClientTools,
     choose_compression,
     client_tools_for,
+    compresses_beside,
     dump_database,
     follows_plain_text,
     read_archive,
@@ -87,6 +89,11 @@ PLAIN_SHARE = 0.9
 on the benchmark's tables (tests/benchmarks/backups.py)."""
 KNOWN_SHARE = 0.05
 """Below this share of the whole no time is told."""
+WRITES_HEX = "SELECT reset_val = 'hex' FROM pg_settings WHERE name = 'bytea_output'"
+"""Whether pg_dump, which does not set it, writes bytea in the form that any other database does.
+
+Source: reset_val is the session's own default, by server, database and role.
+"""
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 UNLIMITED = {"statement_timeout": "0", "idle_in_transaction_session_timeout": "0"}
 """The session that holds the dump's snapshot waits for the dump's end."""
@@ -359,33 +366,50 @@ def _restore_command(dump: Path) -> str:
 def _dump(request: _Request, directory: Path) -> Contents:
     """Dump in an exported snapshot and read in the same one what the dump holds."""
     settings = {**TEXT_FORMS, **UNLIMITED}
-    with (
-        connect(request.target, read_only=True, autocommit=False, settings=settings) as connection,
-        ThreadPoolExecutor(1) as pool,
-    ):
+    with connect(request.target, read_only=True, autocommit=False, settings=settings) as connection:
         connection.set_session(
             isolation_level=psycopg2.extensions.ISOLATION_LEVEL_REPEATABLE_READ, readonly=True
         )
-        snapshot_id = fetch_value(connection, "SELECT pg_export_snapshot()")
+        dump = partial(
+            dump_database,
+            request.target,
+            directory,
+            tools=request.tools,
+            jobs=request.jobs,
+            compression=request.compression,
+            snapshot_id=fetch_value(connection, "SELECT pg_export_snapshot()"),
+        )
+        if not compresses_beside(request.compression, request.tools) or not fetch_value(
+            connection, WRITES_HEX
+        ):
+            return _dump_and_read(connection, dump, request.on_progress)
+        try:
+            texts = dump(on_progress=request.on_progress)
+        except BackupFailed:
+            # Where the session that holds the snapshot was lost, that is what is to be told.
+            fetch_value(connection, "SELECT true")
+            raise
+        return read_contents(connection, texts)
+
+
+def _dump_and_read(
+    connection: Connection,
+    dump: Callable[..., object],
+    on_progress: Callable[[int, int], None],
+) -> Contents:
+    """Dump while the server reads its tables for their fingerprints."""
+    with ThreadPoolExecutor(1) as pool:
         contents = pool.submit(read_contents, connection)
 
         def report(tables: int, size: int) -> None:
             if contents.done():
                 contents.result()  # a dump whose rows cannot be counted need not go on
-            request.on_progress(tables, size)
+            on_progress(tables, size)
 
         try:
-            dump_database(
-                request.target,
-                directory,
-                tools=request.tools,
-                jobs=request.jobs,
-                compression=request.compression,
-                snapshot_id=snapshot_id,
-                on_progress=report,
-            )
+            dump(on_progress=report)
         except BackupFailed:
-            # Where the session that holds the snapshot was lost, that is what is to be told.
+            # As above.
             wait([contents], LOST_S)
             if not contents.done():
                 _cancel(connection, contents)
@@ -455,8 +479,9 @@ def _restore_and_compare(
     begun = time.monotonic()
     restore_archive(manifest.directory / DUMP, empty, tools=tools, jobs=manifest.jobs, extra=extra)
     took = time.monotonic() - begun
-    with connect(empty, read_only=True, autocommit=False, settings=TEXT_FORMS) as connection:
-        restored = read_contents(connection)
+    restored = read_restored(
+        empty, manifest.directory / DUMP, form=manifest.form, tools=tools, jobs=manifest.jobs
+    )
     if difference := find_difference(manifest, restored):
         raise BackupFailed(
             f"The backup {manifest.directory.name} restores {difference}.",

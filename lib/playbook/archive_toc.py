@@ -10,10 +10,12 @@ import re
 
 __all__ = [
     "HEAD_BYTES",
+    "encoding_of",
     "made_by",
     "names_zstd",
     "of_plain_files",
     "owns_all_tables",
+    "tables_by_file",
     "with_frozen_rows",
 ]
 
@@ -32,9 +34,13 @@ _COPY = re.compile(
 A number is its sign and four bytes, the lowest first; a string its length (-1: none) and its text.
 All this is asked for, as a table or a schema may be named like such a statement.
 """
+_ENCODING = re.compile(
+    rb"\0\x08\0\0\0ENCODING\0\x02\0\0\0\0.{4}SET client_encoding = '(\w+)';\n", re.DOTALL
+)
+"""Of an entry: what it is, its section (pre-data), its statement."""
 _MADE_BY = re.compile(r"^; +Dumped by pg_dump version: (\d+)", re.MULTILINE)
 _TABLE = re.compile(r"^\d+; 1259 (\d+) TABLE ", re.MULTILINE)
-_TABLE_DATA = re.compile(r"^\d+; 0 (\d+) TABLE DATA ", re.MULTILINE)
+_TABLE_DATA = re.compile(r"^(\d+); 0 (\d+) TABLE DATA ", re.MULTILINE)
 """Both with the table's OID. By pg_class's, 1259, a table of a schema "DATA" is told from rows."""
 
 
@@ -57,6 +63,18 @@ def of_plain_files(toc: bytes) -> bytes:
     return toc[:METHOD_AT] + b"\0" + toc[METHOD_AT + 1 :] if names_zstd(toc) else toc
 
 
+def encoding_of(toc: bytes) -> str:
+    """Return the encoding of a dump's texts, as PostgreSQL names it.
+
+    Raises:
+        ValueError: the table of contents does not tell it.
+    """
+    match = _ENCODING.search(toc)
+    if not match:
+        raise ValueError("it names no encoding")
+    return match[1].decode("ascii")
+
+
 def made_by(contents: str) -> int:
     """Return the major version of the pg_dump that made an archive; 0 if it is not told.
 
@@ -75,7 +93,18 @@ def owns_all_tables(contents: str) -> bool:
     Args:
         contents: what ``pg_restore --list`` says.
     """
-    return set(_TABLE_DATA.findall(contents)) <= set(_TABLE.findall(contents))
+    return {oid for _, oid in _TABLE_DATA.findall(contents)} <= set(_TABLE.findall(contents))
+
+
+def tables_by_file(contents: str) -> dict[str, int]:
+    """Return the OID of the table whose rows each data file holds, by the plain file's name.
+
+    Args:
+        contents: what ``pg_restore --list`` says.
+
+    Source: pg_backup_directory.c: a table's file has its entry's number.
+    """
+    return {f"{number}.dat": int(oid) for number, oid in _TABLE_DATA.findall(contents)}
 
 
 def with_frozen_rows(toc: bytes) -> bytes:

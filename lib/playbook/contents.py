@@ -1,17 +1,46 @@
-"""What a backup holds, read from a database and compared with its manifest. Layer 4: reads only."""
+"""What a backup holds, read from a database and compared with its manifest. Layer 4: reads only.
+
+Where a dump's rows pass through the playbook, a table's fingerprint is that of their texts: the
+server has nothing to read a second time. It is kept as that of a column `EVERY_COLUMN`. Elsewhere
+the server makes one for each column (`playbook.fingerprints`).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
 
 from psycopg2.extensions import connection as Connection
 
-from playbook.catalog import count_large_objects, installed_extensions, needed_roles
-from playbook.fingerprints import form_of
+from playbook.archive_toc import encoding_of
+from playbook.catalog import count_large_objects, installed_extensions, needed_roles, table_names
+from playbook.database import connect, fetch
+from playbook.dump import ClientTools, read_row_texts
+from playbook.fingerprints import ROW_TEXTS, TEXT_FORMS, form_of
 from playbook.records import BackupManifest, ColumnSnapshot, TableSnapshot
-from playbook.snapshot import read_tables
+from playbook.row_texts import RowTexts
+from playbook.snapshot import count_rows, read_tables
+from playbook.targets import Target
 
-__all__ = ["Contents", "find_difference", "read_contents"]
+__all__ = ["Contents", "find_difference", "only_counted", "read_contents", "read_restored"]
+
+EVERY_COLUMN = ("*", "row")
+"""Name and type of what stands for all columns of a table."""
+ONLY_COUNTED = "rows counted, values not compared"
+PARTS = """
+WITH RECURSIVE part (name, oid, relkind) AS (
+    SELECT n.nspname || '.' || c.relname, c.oid, c.relkind
+    FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE n.nspname || '.' || c.relname = ANY (%s)
+    UNION
+    SELECT part.name, c.oid, c.relkind
+    FROM part JOIN pg_inherits AS i ON i.inhparent = part.oid JOIN pg_class AS c ON c.oid = inhrelid
+)
+SELECT name, oid::bigint, relkind::text FROM part
+"""
+"""Where a SELECT on a table finds rows: in itself, in its partitions, in what inherits from it."""
 
 
 @dataclass(frozen=True)
@@ -26,19 +55,73 @@ class Contents:
     roles: tuple[str, ...]
 
 
-def read_contents(connection: Connection) -> Contents:
+def read_contents(
+    connection: Connection, texts: Mapping[int, RowTexts] = MappingProxyType({})
+) -> Contents:
     """Return what a database holds, as its session's transaction sees it.
 
     Args:
         connection: with the settings `playbook.fingerprints.TEXT_FORMS`.
+        texts: what a dump in the same snapshot has of each table, by its OID; none: the server
+            reads its tables.
     """
     return Contents(
-        read_tables(connection),
-        form_of(connection.server_version),
+        _tables_of(connection, texts) if texts else read_tables(connection),
+        ROW_TEXTS if texts else form_of(connection.server_version),
         count_large_objects(connection),
         tuple(installed_extensions(connection)),
         tuple(needed_roles(connection)),
     )
+
+
+def _tables_of(connection: Connection, texts: Mapping[int, RowTexts]) -> tuple[TableSnapshot, ...]:
+    parts: dict[str, list[int]] = {}
+    elsewhere = set()
+    for name, oid, kind in fetch(connection, PARTS, (table_names(connection),)):
+        files = parts.setdefault(name, [])
+        if kind == "r":
+            files.append(oid)
+        if (kind == "r" and oid not in texts) or kind == "f":
+            elsewhere.add(name)  # rows of a foreign table are not in a dump
+    counted = count_rows(connection, sorted(elsewhere))
+    found = [only_counted(name, rows) for name, rows in counted.items()]
+    for name in parts.keys() - elsewhere:
+        found.append(_by_text(name, sum((texts[oid] for oid in parts[name]), start=RowTexts(0, 0))))
+    return tuple(sorted(found, key=lambda table: (table.schema, table.table)))
+
+
+def only_counted(name: str, rows: int) -> TableSnapshot:
+    """Return what is known of a table (``schema.table``) whose rows were counted, no more."""
+    schema, table = name.split(".", 1)
+    return TableSnapshot(schema, table, rows, (), coverage=ONLY_COUNTED)
+
+
+def _by_text(name: str, texts: RowTexts) -> TableSnapshot:
+    schema, table = name.split(".", 1)
+    every = ColumnSnapshot(*EVERY_COLUMN, True, texts.rows, str(texts.fingerprint))
+    return TableSnapshot(schema, table, texts.rows, (every,))
+
+
+def read_restored(
+    target: Target, dump: Path, *, form: int, tools: ClientTools, jobs: int
+) -> Contents:
+    """Return what a database holds, to be compared with a manifest.
+
+    Args:
+        target: where the dump was restored, or the database that it was once made of.
+        dump: pg_dump's folder.
+        form: how the manifest's fingerprints were made. If of the rows' texts, the database is
+            dumped to nowhere, in the encoding of the dump.
+
+    Raises:
+        BackupFailed: pg_dump failed.
+    """
+    texts = {}
+    if form == ROW_TEXTS:
+        encoding = encoding_of((dump / "toc.dat").read_bytes())
+        texts = read_row_texts(target, tools=tools, jobs=jobs, encoding=encoding)
+    with connect(target, read_only=True, autocommit=False, settings=TEXT_FORMS) as connection:
+        return read_contents(connection, texts)
 
 
 def find_difference(manifest: BackupManifest, restored: Contents) -> str:
@@ -52,8 +135,8 @@ def find_difference(manifest: BackupManifest, restored: Contents) -> str:
         if have != rows:
             return f"{have} rows of {name}; its manifest says {rows}"
     for table in manifest.tables if manifest.form == restored.form else ():
-        columns = zip(table.columns, found[table.name].columns, strict=False)
-        for column in [old for old, new in columns if _values(old) != _values(new)]:
+        have_values = [_values(column) for column in found[table.name].columns]
+        for column in [c for c in table.columns if _values(c) not in have_values]:
             return f"other values of {table.name}.{column.column} than its manifest says"
     if manifest.tables and restored.large_objects != manifest.large_objects:
         count = manifest.large_objects

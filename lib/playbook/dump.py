@@ -25,14 +25,16 @@ from typing import IO
 
 from psycopg2.extensions import make_dsn
 
-from playbook.archive_toc import made_by, owns_all_tables
+from playbook.archive_toc import made_by, owns_all_tables, tables_by_file
 from playbook.compression import AUTO, Compression
 from playbook.errors import BackupFailed
 from playbook.named_pipes import takes_pipes
 from playbook.postgres_files import VERSIONS
 from playbook.records import ServerInfo
+from playbook.row_texts import RowTexts
 from playbook.sandbox import client_directory
 from playbook.targets import Target, redact
+from playbook.unfinished import unfinished_folder
 from playbook.zstd_feeder import Feeder
 from playbook.zstd_files import Compressor
 from playbook.zstd_frames import SUFFIX, check_frames
@@ -44,6 +46,7 @@ __all__ = [
     "Progress",
     "choose_compression",
     "client_tools_for",
+    "compresses_beside",
     "dump_database",
     "dump_schema",
     "find_client_tools",
@@ -53,6 +56,7 @@ __all__ = [
     "list_archive",
     "load_sql",
     "read_archive",
+    "read_row_texts",
     "read_schema",
     "restore_archive",
 ]
@@ -71,6 +75,9 @@ _PARTITION = re.compile(r"^\d+; \d+ \d+ TABLE ATTACH ", re.MULTILINE)
 LEASH = Path(__file__).with_name("leash.py")
 WITHOUT_OWNERS = ("--no-owner", "--no-privileges")
 """Options of pg_restore: all belongs to who restores it."""
+STEM = "playbook-rows-"
+UTC = {"PGTZ": "UTC"}
+"""So that equal moments have equal texts, whatever a database's or a role's time zone is."""
 WITHOUT_SUBSCRIPTIONS = ("--no-subscriptions",)
 """For what is dropped again: a database with one cannot be, and theirs reach the publisher."""
 SECTIONS = tuple((f"--section={name}",) for name in ("pre-data", "data", "post-data"))
@@ -187,9 +194,14 @@ def has_compression(tools: ClientTools, method: str) -> bool:
     return "connection to server" in asked.stderr
 
 
+def compresses_beside(compression: Compression, tools: ClientTools) -> bool:
+    """Say whether the playbook compresses what pg_dump writes as plain text, as it cannot."""
+    return not has_compression(tools, compression.method)
+
+
 def follows_plain_text(compression: Compression, tools: ClientTools) -> bool:
     """Say whether the bytes that a dump reports are those of plain text, not of what is packed."""
-    return compression.method == "none" or not has_compression(tools, compression.method)
+    return compression.method == "none" or compresses_beside(compression, tools)
 
 
 def choose_compression(wanted: Compression, tools: ClientTools) -> Compression:
@@ -220,7 +232,7 @@ def dump_database(
     compression: Compression,
     snapshot_id: str = "",
     on_progress: Progress = lambda tables, size: None,
-) -> None:
+) -> dict[int, RowTexts]:
     """Dump a database into a new folder, in pg_dump's directory format.
 
     **Effects**: makes the folder. pg_dump takes ACCESS SHARE locks, which only ACCESS EXCLUSIVE
@@ -231,34 +243,87 @@ def dump_database(
         compression: as `choose_compression` returned it.
         snapshot_id: of pg_export_snapshot(), in which the dump reads.
 
+    Returns:
+        What the dump has of each table or partition, by its OID: where its rows pass through the
+        playbook (`compresses_beside`), else nothing.
+
     Raises:
         BackupFailed: pg_dump failed; its own words are in the sentence.
         OSError: a compressed file could not be written.
     """
-    native = has_compression(tools, compression.method)
-    command = [
+    command = _dump_command(directory, tools, jobs)
+    command += [f"--snapshot={snapshot_id}"] if snapshot_id else []
+    if not compresses_beside(compression, tools):
+        command.append(f"--compress={_compress_option(compression)}")
+        _run_watched(target, command, _Watch(directory, on_progress))
+        return {}
+    compressor = Compressor(directory, level=compression.level, writers=jobs)
+    return _run_followed(target, command, directory, compressor, tools, on_progress)
+
+
+def read_row_texts(
+    target: Target, *, tools: ClientTools, jobs: int, encoding: str
+) -> dict[int, RowTexts]:
+    """Dump a database's rows to nowhere, and return what `dump_database` would of them.
+
+    **Effects**: as those of a dump, but for the folder: one in TMPDIR holds the little plain text
+    that was not read yet.
+
+    Args:
+        encoding: in which the rows' texts are to be: that of the dump to compare with.
+
+    Raises:
+        BackupFailed: pg_dump failed; its own words are in the sentence.
+    """
+    with unfinished_folder(Path(tempfile.gettempdir()), STEM) as folder:
+        directory = folder / "dump"
+        command = _dump_command(directory, tools, jobs)
+        command += ["--data-only", "--no-blobs", f"--encoding={encoding}"]
+        compressor = Compressor(directory, level=None, writers=jobs)
+        try:
+            return _run_followed(target, command, directory, compressor, tools)
+        except OSError as error:
+            raise BackupFailed(
+                f"The rows cannot be read by way of {tempfile.gettempdir()}: {error.strerror}.",
+                remedy="Where there is no room, set TMPDIR to a folder that has it.",
+            ) from error
+
+
+def _dump_command(directory: Path, tools: ClientTools, jobs: int) -> list[str]:
+    return [
         tools.path("pg_dump"),
         "--format=directory",
         f"--file={directory}",
         f"--jobs={jobs}",
-        f"--compress={_compress_option(compression, tools) if native else 0}",
         "--verbose",
         "--lock-wait-timeout=30s",
-        *([f"--snapshot={snapshot_id}"] if snapshot_id else []),
     ]
-    if native:
-        _run_watched(target, command, _Watch(directory, on_progress))
-        return
+
+
+def _run_followed(
+    target: Target,
+    command: Sequence[str],
+    directory: Path,
+    compressor: Compressor,
+    tools: ClientTools,
+    on_progress: Progress = lambda tables, size: None,
+) -> dict[int, RowTexts]:
+    """Run pg_dump while a compressor reads its files, and return what each table's held."""
     # pg_dump would flush its plain files, which are being replaced, and stumble over those gone.
-    compressor = Compressor(directory, level=compression.level, writers=jobs)
+    command = [*command, "--compress=0", "--no-sync"]
     try:
-        _run_watched(target, [*command, "--no-sync"], _Watch(directory, on_progress, compressor))
+        _run_watched(target, command, _Watch(directory, on_progress, compressor))
         compressor.finish()
+    except ValueError as error:
+        raise BackupFailed(f"pg_dump's file {error}.") from error
     finally:
         compressor.stop()
+    tables = tables_by_file(list_archive(directory, tools=tools))
+    texts = compressor.texts
+    return {oid: texts[name] for name, oid in tables.items() if name in texts}
 
 
-def _compress_option(compression: Compression, tools: ClientTools) -> str:
+def _compress_option(compression: Compression) -> str:
     """Return pg_dump's own spelling: before 16 there was gzip alone, by its level."""
     if compression.method in ("none", "gzip"):
         return str(compression.level)
@@ -469,7 +534,7 @@ def _run_watched(target: Target, command: Sequence[str], watch: _Watch | None = 
         stderr=subprocess.PIPE,
         encoding="utf-8",
         errors="replace",
-        env=_environment(target),
+        env=_environment(target) | (UTC if watch else {}),
     ) as child:
         if child.stdin is None or child.stderr is None:
             raise RuntimeError("the tool was started without pipes")

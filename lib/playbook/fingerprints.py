@@ -15,7 +15,7 @@ from psycopg2 import sql
 from playbook.database import identifier
 from playbook.records import ColumnSnapshot
 
-__all__ = ["TEXT_FORMS", "form_of", "statistics", "statistics_query"]
+__all__ = ["ROW_TEXTS", "TEXT_FORMS", "form_of", "statistics", "statistics_query"]
 
 NULL_HASH = 7
 """Stands for NULL in a sum, so that NULL and a missing row differ."""
@@ -39,6 +39,8 @@ HASHES_18 = {"timestamp with time zone": "timestamptz_hash_extended({}, {})"}
 Measured at 10 million rows: such a column alone takes 1.6 times a count(*) instead of 2.6.
 """
 BIT_XOR_SINCE = 140000
+ROW_TEXTS = 4
+"""The form of fingerprints that the server does not make: of whole rows (`playbook.row_texts`)."""
 
 TEXT_FORMS = {
     "TimeZone": "UTC",

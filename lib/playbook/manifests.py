@@ -1,7 +1,8 @@
 """A backup's ``manifest.json``: written, read, found, compared with its files. Layer 3: files.
 
-Formats: 2 has counts and fingerprints of each table (``tables``), what the dump needs of a server
-and how long a restore took; 1 has the counts alone, and is still read.
+Formats: 2 has counts and fingerprints of each table (``tables``, of all columns together where
+``form`` is 4), what the dump needs of a server and how long a restore took; 1 has the counts alone,
+and is still read.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from playbook.database import connect, server_info
 from playbook.database_swap import sessions_on, way_back, way_on
 from playbook.dump import WITHOUT_OWNERS, client_tools_for
 from playbook.errors import BackupFailed, GuardRefused, SettingsError, VerifyFailed
-from playbook.fingerprints import form_of
 from playbook.formats import count
 from playbook.journal import Run, protected_as_its_twin
 from playbook.manifests import choose_backup
@@ -31,12 +30,13 @@ from playbook.records import (
     Outcome,
     Restored,
     Sessions,
+    Snapshot,
 )
 from playbook.restore_checks import Place, Wanted, check_restore, keeps_owners
 from playbook.revisions import join
 from playbook.sandbox import open_target
 from playbook.swap_steps import Names, swap_in
-from playbook.targets import load_target
+from playbook.targets import Target, load_target
 from playbook.verification import compare
 
 __all__ = [
@@ -289,8 +289,7 @@ def compare_with_backup(run: Run[Parameters]) -> Comparison:
     run.forget("comparison")
     target = run.require("place", Place).target.with_conninfo(dbname=restored.database)
     with run.recording_failure():
-        before = restore_steps.manifest_snapshot(manifest, restored.tables, form=_form(run))
-        after = restore_steps.snapshot_like(target, before, restored.tables)
+        before, after = _both(run, target, restored.tables)
         revisions = restore_steps.version_rows(target, run.graph)
     names = ("in the backup's manifest", f"in {restored.database}")
     comparison = compare(before, after, names=names)
@@ -310,20 +309,29 @@ def compare_with_backup(run: Run[Parameters]) -> Comparison:
     return run.keep("comparison", comparison)
 
 
-def _form(run: Run[Parameters]) -> int:
-    return form_of(run.require("place", Place).server.version_num)
+def _both(run: Run[Parameters], target: Target, tables: Sequence[str]) -> tuple[Snapshot, Snapshot]:
+    """Return what the backup's manifest says of its tables, and the same of a database now."""
+    manifest, place = run.require("backup", BackupManifest), run.require("place", Place)
+    form = restore_steps.form_to_compare(manifest, place.server.version_num)
+    before = restore_steps.manifest_snapshot(manifest, tables, form=form)
+    after = restore_steps.snapshot_like(
+        target, before, tables,
+        dump=manifest.directory / archive.DUMP,
+        tools=run.require("wanted", Wanted).tools,
+        jobs=run.require("restored", Restored).jobs,
+    )  # fmt: skip
+    return before, after
 
 
 def find_loss(run: Run[Parameters]) -> Comparison | Note:
     """Return how the live database differs from the backup: what a swap takes out of use."""
     run.require("comparison", Comparison)
-    place, manifest = run.require("place", Place), run.require("backup", BackupManifest)
+    place = run.require("place", Place)
     live = place.server.database
     if not run.parameters.swap:
         return run.keep("loss", Note(f"Nothing: {live} stays where it is, untouched."))
     with run.recording_failure():
-        before = restore_steps.manifest_snapshot(manifest, (), form=_form(run))
-        after = restore_steps.snapshot_like(place.target, before, ())
+        before, after = _both(run, place.target, ())
     return run.keep("loss", compare(before, after, names=("in the backup", f"in {live} now")))
 
 

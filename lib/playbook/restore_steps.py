@@ -11,15 +11,18 @@ from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 from psycopg2 import sql
 from psycopg2.extensions import connection as Connection
 
 from playbook.archive import DUMP
 from playbook.catalog import relation_exists, table_names
+from playbook.contents import only_counted, read_restored
 from playbook.database import connect, fetch, fetch_value, map_driver_errors
 from playbook.dump import REPORT_S, WITHOUT_OWNERS, ClientTools, restore_archive
 from playbook.errors import GuardRefused, PlaybookError, RestoreFailed
+from playbook.fingerprints import ROW_TEXTS, form_of
 from playbook.formats import count, seconds
 from playbook.new_database import create, drop, finish, read_like, unfinished
 from playbook.records import (
@@ -38,6 +41,7 @@ __all__ = [
     "Task",
     "check_tools",
     "drop_interrupted",
+    "form_to_compare",
     "manifest_snapshot",
     "restore_beside",
     "snapshot_like",
@@ -234,16 +238,21 @@ class _Share:
         return f", about {seconds(by_rows_s)} left for the rows" if by_rows_s else ""
 
 
+def form_to_compare(manifest: BackupManifest, version_num: int) -> int:
+    """Return the form of fingerprints in which a server's database is compared with a manifest."""
+    return ROW_TEXTS if manifest.form == ROW_TEXTS else form_of(version_num)
+
+
 def manifest_snapshot(manifest: BackupManifest, tables: Sequence[str], *, form: int) -> Snapshot:
     """Return what a manifest says of its tables: rows, and fingerprints where they compare.
 
     Args:
-        form: of the fingerprints that the server makes (`playbook.fingerprints.form_of`).
+        form: of the fingerprints to compare with (`form_to_compare`).
         tables: those that are meant; none means all.
     """
     known = {table.name: table for table in manifest.tables if manifest.form == form}
     found = [
-        replace(known.get(name) or _counted(name, rows), rows=rows)
+        replace(known.get(name) or only_counted(name, rows), rows=rows)
         for name, rows in manifest.rows
         if not tables or name in tables
     ]
@@ -251,21 +260,32 @@ def manifest_snapshot(manifest: BackupManifest, tables: Sequence[str], *, form: 
     return Snapshot(manifest.database, start, revisions, tuple(found), form)
 
 
-def _counted(name: str, rows: int) -> TableSnapshot:
-    schema, table = name.split(".", 1)
-    return TableSnapshot(schema, table, rows, (), coverage="rows counted, values not compared")
+def snapshot_like(
+    target: Target,
+    like: Snapshot,
+    tables: Sequence[str],
+    *,
+    dump: Path,
+    tools: ClientTools,
+    jobs: int,
+) -> Snapshot:
+    """Return the same of a database as it is now: columns only of tables that have them there.
 
-
-def snapshot_like(target: Target, like: Snapshot, tables: Sequence[str]) -> Snapshot:
-    """Return the same of a database as it is now: columns only of tables that have them there."""
+    Args:
+        dump: that of the backup, for `playbook.contents.read_restored`, as are tools and jobs.
+    """
     counted = {table.name for table in like.tables if not table.columns}
     if len(counted) < len(like.tables):
-        now = take_snapshot(target, ())
-        found = [replace(t, columns=()) if t.name in counted else t for t in now.tables]
+        now: Sequence[TableSnapshot]
+        if like.form == ROW_TEXTS:
+            now = read_restored(target, dump, form=like.form, tools=tools, jobs=jobs).tables
+        else:
+            now = take_snapshot(target, ()).tables
+        found = [replace(t, columns=()) if t.name in counted else t for t in now]
     else:
         with connect(target, read_only=True) as connection:
             rows = count_rows(connection, table_names(connection))
-        found = [_counted(*pair) for pair in rows.items()]
+        found = [only_counted(*pair) for pair in rows.items()]
     kept = tuple(table for table in found if not tables or table.name in tables)
     return Snapshot(target.database, datetime.now(UTC).isoformat(), like.revisions, kept, like.form)
 

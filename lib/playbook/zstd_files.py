@@ -1,8 +1,9 @@
-"""A running pg_dump's data files as zstd, while they grow. Layer 1: files.
+"""A running pg_dump's data files, while they grow: rows told, text as zstd. Layer 1: files.
 
 pg_dump of most packages has no zstd. `Compressor` follows the plain files that it writes and turns
 each into ``NAME.zst`` (`playbook.zstd_frames`); ``zstd -d --rm *.zst`` makes the folder a plain
 dump again. Threads do the work: zstandard and os release the interpreter's lock meanwhile.
+What a table's file holds is told as it passes (`playbook.row_texts`).
 
 Source of the choice: ``pg_dump | zstd`` makes one stream, which cannot be restored in parallel, and
 took longer than this with two jobs (tests/benchmarks/backups.py measures anew).
@@ -17,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from io import FileIO
 from pathlib import Path
@@ -24,6 +26,7 @@ from queue import LifoQueue
 
 from zstandard import ZstdCompressor
 
+from playbook.row_texts import RowReader, RowTexts
 from playbook.zstd_frames import FRAME_BYTES, SUFFIX, frame_compressor, write_all
 
 __all__ = ["Compressor", "is_data_file"]
@@ -43,6 +46,11 @@ def is_data_file(name: str) -> bool:
     return name.endswith(".dat") and name != "toc.dat"
 
 
+def is_table_file(name: str) -> bool:
+    """Say whether a data file holds a table's rows: ``N.dat``, as `is_data_file` says."""
+    return name.removesuffix(".dat").isdigit()
+
+
 class Compressor:
     """Turns the data files that a running program writes into zstd files, as they grow.
 
@@ -52,16 +60,20 @@ class Compressor:
 
     Args:
         directory: what the program writes into; it need not exist yet.
-        level: zstd's, -7 to 19.
+        level: zstd's, -7 to 19; None keeps nothing of the data: it is only read.
         writers: how many files the program writes at a time.
     """
 
-    def __init__(self, directory: Path, *, level: int, writers: int) -> None:
+    def __init__(self, directory: Path, *, level: int | None, writers: int) -> None:
         self.plain_bytes = 0
+        self.texts: dict[str, RowTexts] = {}
+        """What each table's plain file held, by its name; those that are complete."""
+        self._keeps = level is not None
         self._directory = directory
         self._idle: LifoQueue[ZstdCompressor] = LifoQueue()
-        for _ in range(os.cpu_count() or 1):
-            self._idle.put(frame_compressor(level))
+        if level is not None:
+            for _ in range(os.cpu_count() or 1):
+                self._idle.put(frame_compressor(level))
         self._writers = writers
         self._seen: dict[str, Future[None]] = {}
         self._written_ns: dict[str, int] = {}
@@ -79,6 +91,7 @@ class Compressor:
 
         Raises:
             OSError: a file could not be written.
+            ValueError: a table's file does not end as pg_dump ends one; it is named.
         """
         self._complete.update(complete)
         new = self._new_files()
@@ -93,6 +106,7 @@ class Compressor:
 
         Raises:
             OSError: a file could not be written.
+            ValueError: a table's file does not end as pg_dump ends one; it is named.
         """
         self._ended.set()
         self.look()
@@ -133,15 +147,28 @@ class Compressor:
         return {n for n, at in self._written_ns.items() if at < youngest} - self._complete
 
     def _pack(self, path: Path) -> None:
-        packed = path.with_name(path.name + SUFFIX)
-        with path.open("r+b", buffering=0) as plain, packed.open("xb", buffering=0) as out:
+        reader = RowReader() if is_table_file(path.name) else None
+        with path.open("r+b", buffering=0) as plain, self._output(path) as out:
             for text in self._frames(path.name, plain):
-                write_all(out, self._compressed(text))
+                if out:
+                    write_all(out, self._compressed(text))
+                if reader:
+                    reader.add(text)
             if self._stopped.is_set():
                 return
-            write_all(out, self._compressed(b""))
-            os.fsync(out.fileno())
+            if out:
+                write_all(out, self._compressed(b""))
+                os.fsync(out.fileno())
+        if reader:
+            try:
+                self.texts[path.name] = reader.result()
+            except ValueError as error:
+                raise ValueError(f"{path.name} is not complete: {error}") from error
         path.unlink()
+
+    def _output(self, path: Path) -> AbstractContextManager[FileIO | None]:
+        packed = path.with_name(path.name + SUFFIX)
+        return packed.open("xb", buffering=0) if self._keeps else nullcontext()
 
     def _compressed(self, text: memoryview | bytes) -> bytes:
         """Return a frame; as many at a time as there are cores, since each takes some memory."""

@@ -22,13 +22,15 @@ from playbook.archive import (
     take_backup,
     verify,
 )
-from playbook.database import connect, server_info
+from playbook.database import connect, fetch_value, server_info
 from playbook.errors import BackupFailed, SettingsError
 from playbook.records import BackupManifest, DumpProgress, Receipt, ServerInfo
 from playbook.retention import plan_retention, remove_backups
 from playbook.sandbox import list_databases
 from playbook.snapshot import take_snapshot
-from playbook.targets import Target
+from playbook.targets import Target, load_target
+from servers import PrivateServer
+from steps import run_sql
 
 
 @pytest.fixture
@@ -56,7 +58,8 @@ def test_backup_says_what_it_holds_and_is_closed_to_others(small: Target, tmp_pa
     assert manifest.revisions == ("a1",)
     assert manifest.verified == ""
     assert manifest.format_version == 2
-    assert manifest.tables == take_snapshot(small, ()).tables
+    odd, t = manifest.tables
+    assert (odd.name, odd.rows, t.name, t.rows) == ("public.Odd Name", 0, "public.t", 500)
     assert manifest.compression == "zstd:1"
     assert "zstd -d dump/*.zst && pg_restore" in manifest.restore_command
     assert manifest.restore_s == 0.0
@@ -232,23 +235,24 @@ def test_manifest_of_format_1_is_still_read_and_proven(small: Target, tmp_path: 
     assert read_manifest(manifest.directory) == proven
 
 
+@pytest.mark.parametrize(("compression", "told"), [("zstd:1", r"\*"), ("gzip", "x")])
 def test_restored_values_that_are_not_the_manifest_s_are_told(
-    small: Target, tmp_path: Path
+    small: Target, tmp_path: Path, compression: str, told: str
 ) -> None:
-    manifest = take(small, tmp_path)
-    with connect(small) as connection:
-        connection.cursor().execute("UPDATE t SET x = 'y' WHERE id = 77")
-    wrong = replace(manifest, tables=take_snapshot(small, ()).tables)
+    manifest = take(small, tmp_path, compression=compression)
+    run_sql(small, "UPDATE t SET x = 'y' WHERE id = 77")
+    wrong = replace(manifest, tables=take(small, tmp_path, compression=compression).tables)
 
-    with pytest.raises(BackupFailed, match=r"restores other values of public\.t\.x than its"):
+    with pytest.raises(BackupFailed, match=rf"restores other values of public\.t\.{told} than its"):
         verify(wrong, "restore", target=small, server=server_of(small))
 
 
 def test_values_of_another_form_of_fingerprints_are_not_compared_but_rows_are(
     small: Target, tmp_path: Path
 ) -> None:
-    manifest = take(small, tmp_path)
+    manifest = take(small, tmp_path, compression="gzip")
     assert manifest.form == take_snapshot(small, ()).form
+    assert manifest.tables == take_snapshot(small, ()).tables
     with connect(small) as connection:
         connection.cursor().execute("UPDATE t SET x = 'y' WHERE id = 77")
     other = replace(manifest, tables=take_snapshot(small, ()).tables, form=manifest.form + 1)
@@ -257,6 +261,89 @@ def test_values_of_another_form_of_fingerprints_are_not_compared_but_rows_are(
     assert verify(other, "restore", target=small, server=server_of(small)).verified == "restore"
     with pytest.raises(BackupFailed, match="its manifest says 1"):
         verify(replace(other, rows=rows), "restore", target=small, server=server_of(small))
+
+
+INHERITED = """
+CREATE TABLE plain (id int PRIMARY KEY, at timestamptz);
+CREATE TABLE child () INHERITS (plain);
+CREATE TABLE grandchild (more text) INHERITS (child, plain);
+CREATE TABLE parted (id int, part text) PARTITION BY LIST (part);
+CREATE TABLE parted_a PARTITION OF parted FOR VALUES IN ('a') PARTITION BY RANGE (id);
+CREATE TABLE parted_a_1 PARTITION OF parted_a FOR VALUES FROM (0) TO (100);
+CREATE TABLE parted_rest PARTITION OF parted DEFAULT;
+CREATE TABLE no_columns ();
+INSERT INTO plain SELECT n, timestamptz '2024-01-01' + n * interval '1 day'
+    FROM generate_series(1, 10) AS n;
+INSERT INTO child SELECT n, now() FROM generate_series(11, 15) AS n;
+INSERT INTO grandchild VALUES (16, now(), E'two\nlines \\. and a tab\t');
+INSERT INTO parted SELECT n, chr(97 + n % 2) FROM generate_series(1, 20) AS n;
+INSERT INTO no_columns DEFAULT VALUES; INSERT INTO no_columns DEFAULT VALUES
+"""
+
+
+def test_rows_of_a_table_are_those_that_a_select_finds(
+    fresh_database: Target, tmp_path: Path
+) -> None:
+    run_sql(fresh_database, INHERITED)
+
+    manifest = take(fresh_database, tmp_path, jobs=2)
+
+    found = {table.table: table.rows for table in take_snapshot(fresh_database, ()).tables}
+    assert found == {"child": 6, "grandchild": 1, "no_columns": 2, "parted": 20, "plain": 16}
+    assert {table.table: table.rows for table in manifest.tables} == found
+    assert all(table.columns for table in manifest.tables)
+    verify(manifest, "restore", target=fresh_database, server=server_of(fresh_database))
+
+
+ELSEWHERE = """
+CREATE EXTENSION file_fdw; CREATE SERVER files FOREIGN DATA WRAPPER file_fdw;
+CREATE TABLE days (n int) PARTITION BY RANGE (n);
+CREATE TABLE here PARTITION OF days FOR VALUES FROM (0) TO (10);
+CREATE FOREIGN TABLE there PARTITION OF days FOR VALUES FROM (10) TO (20)
+    SERVER files OPTIONS (program 'echo 11; echo 12');
+INSERT INTO days SELECT generate_series(1, 3)
+"""
+
+
+def test_rows_that_are_not_in_the_dump_are_only_counted(
+    other_version: PrivateServer, tmp_path: Path
+) -> None:
+    with other_version.database() as name:
+        target = load_target(other_version.url(name))
+        with connect(target) as connection:
+            query = "SELECT count(*) FROM pg_available_extensions WHERE name = 'file_fdw'"
+            if not fetch_value(connection, query):
+                pytest.skip("this server has no file_fdw")
+        run_sql(target, ELSEWHERE)
+
+        (days,) = take(target, tmp_path).tables
+
+    assert (days.rows, days.columns) == (5, ())
+    assert days.coverage == "rows counted, values not compared"
+
+
+@pytest.mark.parametrize(
+    ("setting", "encoding", "form"),
+    [("TimeZone = 'Asia/Tokyo'", "UTF8", 4), ("bytea_output = 'escape'", "UTF8", 2),
+     ("DateStyle = 'German'", "LATIN1", 4)],
+)  # fmt: skip
+def test_restored_texts_are_equal_whatever_a_database_s_settings_and_encoding(
+    durable_server: PrivateServer, tmp_path: Path, setting: str, encoding: str, form: int
+) -> None:
+    create = f"TEMPLATE template0 ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'"
+    with durable_server.database(options=create) as name:
+        durable_server.execute(
+            f'ALTER DATABASE "{name}" SET {setting}',
+            "CREATE TABLE t (at timestamptz, day date, name text, raw bytea, n interval)",
+            "INSERT INTO t VALUES (now(), now(), 'Gr\u00fc\u00dfe', '\\x00ff41', '1 month 2 s')",
+            database=name,
+        )
+        target = load_target(durable_server.url(name))
+
+        manifest = take(target, tmp_path)
+        proven = verify(manifest, "restore", target=target, server=server_of(target))
+
+    assert (proven.form, proven.verified) == (form, "restore")
 
 
 def test_restore_time_is_kept_and_a_later_weaker_proof_does_not_hide_it(

@@ -29,6 +29,7 @@ from playbook.dump import (
     restore_archive,
 )
 from playbook.errors import BackupFailed, SettingsError
+from playbook.row_texts import END
 from playbook.targets import Target, load_target
 from playbook.zstd_feeder import SMALL_BYTES
 from playbook.zstd_files import Compressor
@@ -113,19 +114,20 @@ def test_file_that_is_still_written_is_not_taken_for_complete(
 ) -> None:
     """Of two made within one tick of the kernel's clock nobody knows which one is open."""
     for name in ("1.dat", "2.dat"):
-        (tmp_path / name).write_bytes(b"begun ")
+        (tmp_path / name).write_bytes(b"begun" + (b"" if name == open_one else END))
         os.utime(tmp_path / name, ns=(10**18, 10**18))
     compressor = Compressor(tmp_path, level=1, writers=1)
     with (tmp_path / open_one).open("ab") as still_open:
         compressor.look()
         time.sleep(0.1)
 
-        still_open.write(b"ended")
+        still_open.write(b" and ended" + END)
     compressor.finish()
     compressor.stop()
 
     found = b"".join(plain_chunks(tmp_path / f"{open_one}.zst"))
-    assert found == b"begun ended"
+    assert found == b"begun and ended" + END
+    assert compressor.texts[open_one].rows == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1.dat.zst", "2.dat.zst"]
 
 

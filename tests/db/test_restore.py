@@ -28,7 +28,7 @@ from psycopg2.extensions import make_dsn
 from builders import TABLE, Script, execute
 from playbook import archive, restore, restore_steps, sandbox
 from playbook.database import advisory_lock, connect, fetch, fetch_value, server_info
-from playbook.dump import restore_archive
+from playbook.dump import find_client_tools, restore_archive
 from playbook.errors import (
     BackupFailed,
     DatabaseError,
@@ -39,7 +39,7 @@ from playbook.errors import (
 )
 from playbook.new_database import UNFINISHED, maintenance_target, stamped_name
 from playbook.postgres_files import server_account
-from playbook.records import BackupManifest, Restored
+from playbook.records import BackupManifest, Restored, Snapshot
 from playbook.restore_checks import Wanted, archiving, describe_archiving
 from playbook.restore_checks import _extensions as extensions
 from playbook.snapshot import take_snapshot
@@ -907,18 +907,28 @@ def test_backup_of_a_newer_client_is_refused_for_an_older_server(
             go(restore, namespace, to="env:THERE")
 
 
+def as_now(live: Target, before: Snapshot, manifest: BackupManifest) -> Snapshot:
+    """Return what a snapshot says of a database, as that is now."""
+    tools = find_client_tools(180000)
+    dump = manifest.directory / archive.DUMP
+    return restore_steps.snapshot_like(live, before, (), dump=dump, tools=tools, jobs=2)
+
+
 def test_values_are_compared_too_where_the_manifest_has_their_fingerprints(shop: Shop) -> None:
-    _, live, _ = shop
-    before = take_snapshot(live, ())
-    counted = [replace(t, columns=()) if t.table == "parts" else t for t in before.tables]
-    before = replace(before, tables=tuple(counted))
-    assert restore_steps.snapshot_like(live, before, ()).tables == before.tables
+    _, live, manifest = shop
+    by_server = take_snapshot(live, ())
+    by_texts = restore_steps.manifest_snapshot(manifest, (), form=manifest.form)
+    assert by_server.form != by_texts.form
+    for before in (by_server, by_texts):
+        counted = [replace(t, columns=()) if t.table == "parts" else t for t in before.tables]
+        before = replace(before, tables=tuple(counted))
+        assert as_now(live, before, manifest).tables == before.tables
 
-    run_sql(live, "UPDATE a SET id = -1 WHERE id = 250")
+        run_sql(live, "UPDATE a SET id = -1 WHERE id = 250")
 
-    after = restore_steps.snapshot_like(live, before, ())
-    changed = compare(before, after, names=("a", "b")).differences
-    assert {d.table for d in changed if d.kind != "intact"} == {"public.a"}
+        changed = compare(before, as_now(live, before, manifest), names=("a", "b")).differences
+        assert {d.table for d in changed if d.kind != "intact"} == {"public.a"}
+        run_sql(live, "UPDATE a SET id = 250 WHERE id = -1")
 
 
 def test_manifest_of_fingerprints_of_another_form_says_that_rows_are_only_counted(
@@ -927,7 +937,7 @@ def test_manifest_of_fingerprints_of_another_form_says_that_rows_are_only_counte
     _, live, manifest = shop
     before = restore_steps.manifest_snapshot(manifest, (), form=manifest.form + 1)
 
-    found = compare(before, restore_steps.snapshot_like(live, before, ()), names=("a", "b"))
+    found = compare(before, as_now(live, before, manifest), names=("a", "b"))
 
     assert {d.detail for d in found.differences} == {"rows counted, values not compared"}
     assert {d.kind for d in found.differences} == {"intact"}

@@ -11,7 +11,11 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 
-CONDA_NAMES = {"matplotlib": "matplotlib-base", "psycopg2-binary": "psycopg2"}
+CONDA_NAMES = {
+    "matplotlib": "matplotlib-base",
+    "psycopg2-binary": "psycopg2",
+    "xxhash": "python-xxhash",
+}
 """Names that differ: conda-forge's psycopg2 is compiled, its matplotlib-base brings no GUI."""
 
 CONDA_ONLY = {"pip", "postgresql", "python"}

@@ -24,13 +24,13 @@ def text(request: pytest.FixtureRequest) -> bytes:
 
 
 def compressed(folder: Path, text: bytes, *, level: int = 1) -> Path:
-    """Return the file that becomes of a table's text, by the class that follows a pg_dump."""
-    (folder / "1.dat").write_bytes(text)
+    """Return the file that becomes of a large object, by the class that follows a pg_dump."""
+    (folder / "blob_1.dat").write_bytes(text)
     compressor = Compressor(folder, level=level, writers=1)
     compressor.finish()
     compressor.stop()
     assert compressor.plain_bytes == len(text)
-    return folder / "1.dat.zst"
+    return folder / "blob_1.dat.zst"
 
 
 def frame_ends(data: bytes) -> list[int]:
@@ -70,7 +70,7 @@ def test_a_file_that_is_cut_anywhere_is_refused_by_name(tmp_path: Path) -> None:
     for size in (0, 1, *ends[:-1], *(end + 1 for end in ends[:-1]), len(whole) - 1, *inside):
         packed.write_bytes(whole[:size])
         (tmp_path / "toc.dat").touch()
-        with pytest.raises(ValueError, match=r"^1\.dat\.zst (ends too early|is damaged)"):
+        with pytest.raises(ValueError, match=r"^blob_1\.dat\.zst (ends too early|is damaged)"):
             check_frames([packed])
 
 
@@ -88,7 +88,7 @@ def test_damage_in_a_later_frame_is_found(tmp_path: Path) -> None:
     data[frame_ends(bytes(data))[2] - 2] ^= 1  # of the third frame's checksum
     packed.write_bytes(data)
 
-    with pytest.raises(ValueError, match=r"^1\.dat\.zst is damaged: "):
+    with pytest.raises(ValueError, match=r"^blob_1\.dat\.zst is damaged: "):
         check_frames([packed])
 
 
