@@ -1,7 +1,8 @@
-"""Runs a program that must not outlive its caller: `python leash.py PROGRAM ARGUMENT...`.
+"""Runs a program that must not outlive its caller: `python leash.py NICE PROGRAM ARGUMENT...`.
 
 The caller holds the other end of standard input. When that closes, be it that the caller was
-killed, the program is told to end. Started by `playbook.dump`, as a file; imports nothing of ours.
+killed, the program is told to end. NICE is how far it steps back for others (nice(2)). Started by
+`playbook.dump`, as a file; imports nothing of ours.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ def main() -> NoReturn:
     """Run the program, and end as it did."""
     # Ctrl-C in a terminal reaches the program as well, which ends by it.
     signal.signal(signal.SIGINT, do_nothing)
-    child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
+    os.nice(int(sys.argv[1]))
+    child = subprocess.Popen(sys.argv[2:], stdin=subprocess.DEVNULL)
     threading.Thread(target=follow, args=(child,), daemon=True).start()
     code = child.wait()
     if code < 0:

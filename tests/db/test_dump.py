@@ -305,6 +305,30 @@ def test_password_is_in_the_environment_and_never_in_the_arguments(
     assert stat.S_ISDIR((tmp_path / "d").stat().st_mode)
 
 
+@pytest.mark.parametrize(("compression", "nice"), [("zstd:1", dump.STEPS_BACK), ("gzip", 0)])
+def test_pg_dump_steps_back_for_who_follows_it(
+    fresh_database: Target, tmp_path: Path, compression: str, nice: int
+) -> None:
+    run_sql(fresh_database, "CREATE TABLE held (n int)")
+    seen: set[int] = set()
+    with connect(fresh_database, autocommit=False) as holder:
+        holder.cursor().execute("LOCK TABLE held")
+
+        def look(tables: int, size: int) -> None:
+            below = psutil.Process().children(recursive=True)
+            found = {process.nice() for process in below if process.name() == "pg_dump"}
+            seen.update(found)
+            if found:
+                holder.rollback()
+
+        dump_database(
+            fresh_database, tmp_path / "d", tools=find_client_tools(180000), jobs=1,
+            compression=parse_compression(compression), on_progress=look,
+        )  # fmt: skip
+
+    assert seen == {psutil.Process().nice() + nice}
+
+
 LARGE = "CREATE TABLE large AS SELECT n, md5(n::text) AS x FROM generate_series(1, 9000) AS n"
 FROZEN = """
 SELECT relallvisible = (SELECT count(DISTINCT (ctid::text::point)[0]) FROM large)
