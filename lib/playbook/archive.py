@@ -28,7 +28,14 @@ from psycopg2.extensions import connection as Connection
 from playbook.archive_toc import names_zstd
 from playbook.catalog import table_sizes
 from playbook.compression import Compression, parse_compression
-from playbook.contents import Contents, find_difference, read_contents, read_restored
+from playbook.contents import (
+    KEEPS_COLUMN_ORDER,
+    Contents,
+    find_difference,
+    read_contents,
+    read_restored,
+    with_fixed_texts,
+)
 from playbook.database import connect, fetch_value
 from playbook.dump import (
     WITHOUT_OWNERS,
@@ -89,11 +96,6 @@ PLAIN_SHARE = 0.9
 on the benchmark's tables (tests/benchmarks/backups.py)."""
 KNOWN_SHARE = 0.05
 """Below this share of the whole no time is told."""
-WRITES_HEX = "SELECT reset_val = 'hex' FROM pg_settings WHERE name = 'bytea_output'"
-"""Whether pg_dump, which does not set it, writes bytea in the form that any other database does.
-
-Source: reset_val is the session's own default, by server, database and role.
-"""
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 UNLIMITED = {"statement_timeout": "0", "idle_in_transaction_session_timeout": "0"}
 """The session that holds the dump's snapshot waits for the dump's end."""
@@ -372,19 +374,20 @@ def _dump(request: _Request, directory: Path) -> Contents:
         )
         dump = partial(
             dump_database,
-            request.target,
-            directory,
+            directory=directory,
             tools=request.tools,
             jobs=request.jobs,
             compression=request.compression,
             snapshot_id=fetch_value(connection, "SELECT pg_export_snapshot()"),
         )
         if not compresses_beside(request.compression, request.tools) or not fetch_value(
-            connection, WRITES_HEX
+            connection, KEEPS_COLUMN_ORDER
         ):
-            return _dump_and_read(connection, dump, request.on_progress)
+            return _dump_and_read(connection, partial(dump, request.target), request.on_progress)
         try:
-            texts = dump(on_progress=request.on_progress)
+            texts = dump(
+                with_fixed_texts(request.target, connection), on_progress=request.on_progress
+            )
         except BackupFailed:
             # Where the session that holds the snapshot was lost, that is what is to be told.
             fetch_value(connection, "SELECT true")

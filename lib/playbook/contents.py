@@ -7,6 +7,7 @@ the server makes one for each column (`playbook.fingerprints`).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from psycopg2.extensions import connection as Connection
 
 from playbook.archive_toc import encoding_of
 from playbook.catalog import count_large_objects, installed_extensions, needed_roles, table_names
-from playbook.database import connect, fetch
+from playbook.database import connect, fetch, fetch_value
 from playbook.dump import ClientTools, read_row_texts
 from playbook.fingerprints import ROW_TEXTS, TEXT_FORMS, form_of
 from playbook.records import BackupManifest, ColumnSnapshot, TableSnapshot
@@ -24,11 +25,47 @@ from playbook.row_texts import RowTexts
 from playbook.snapshot import count_rows, read_tables
 from playbook.targets import Target
 
-__all__ = ["Contents", "find_difference", "only_counted", "read_contents", "read_restored"]
+__all__ = [
+    "KEEPS_COLUMN_ORDER",
+    "Contents",
+    "find_difference",
+    "only_counted",
+    "read_contents",
+    "read_restored",
+    "with_fixed_texts",
+]
 
 EVERY_COLUMN = ("*", "row")
 """Name and type of what stands for all columns of a table."""
 ONLY_COUNTED = "rows counted, values not compared"
+KEEPS_COLUMN_ORDER = """
+WITH heir AS (
+    SELECT inhrelid, inhparent, inhseqno FROM pg_inherits JOIN pg_class AS c ON c.oid = inhrelid
+    WHERE c.relkind = 'r' AND NOT c.relispartition
+), own AS (
+    SELECT attrelid, attname, row_number() OVER (PARTITION BY attrelid ORDER BY attnum) AS place
+    FROM pg_attribute WHERE attnum > 0 AND NOT attisdropped
+      AND attrelid IN (SELECT inhrelid FROM heir UNION SELECT inhparent FROM heir)
+), inherited AS (
+    SELECT inhrelid, attname, row_number() OVER (
+        PARTITION BY inhrelid ORDER BY min(ARRAY[inhseqno, own.place])) AS place
+    FROM heir JOIN own ON own.attrelid = inhparent GROUP BY inhrelid, attname
+)
+SELECT NOT EXISTS (SELECT FROM inherited JOIN own ON own.attrelid = inhrelid
+                   WHERE own.attname = inherited.attname AND own.place <> inherited.place)
+"""
+"""Whether a restore leaves each table's columns, and so its rows' texts, in the order they have.
+
+CREATE TABLE ... INHERITS puts the parents' first, which ALTER TABLE of either does not. A partition
+is made by itself and attached, so it keeps its own order.
+"""
+FIXED_TEXTS = {"bytea_output": "hex", "quote_all_identifiers": "off"}
+"""Settings on which values' texts depend and that pg_dump does not set; the latter for regclass."""
+OTHER_TEXTS = """
+SELECT EXISTS (SELECT FROM pg_settings AS s JOIN unnest(%s, %s) AS fixed (name, value) USING (name)
+               WHERE s.reset_val <> fixed.value)
+"""
+"""Source: reset_val is the session's own default, by server, database and role."""
 PARTS = """
 WITH RECURSIVE part (name, oid, relkind) AS (
     SELECT n.nspname || '.' || c.relname, c.oid, c.relkind
@@ -119,9 +156,26 @@ def read_restored(
     texts = {}
     if form == ROW_TEXTS:
         encoding = encoding_of((dump / "toc.dat").read_bytes())
-        texts = read_row_texts(target, tools=tools, jobs=jobs, encoding=encoding)
+        with connect(target, read_only=True) as connection:
+            fixed = with_fixed_texts(target, connection)
+        texts = read_row_texts(fixed, tools=tools, jobs=jobs, encoding=encoding)
     with connect(target, read_only=True, autocommit=False, settings=TEXT_FORMS) as connection:
         return read_contents(connection, texts)
+
+
+def with_fixed_texts(target: Target, connection: Connection) -> Target:
+    """Return a target at which pg_dump writes equal values alike, whatever a database's defaults.
+
+    It is the same one where they suffice: a pooler may refuse options.
+
+    Args:
+        connection: to that target.
+    """
+    if not fetch_value(connection, OTHER_TEXTS, (list(FIXED_TEXTS), list(FIXED_TEXTS.values()))):
+        return target
+    options = target.conninfo.get("options") or os.environ.get("PGOPTIONS", "")
+    fixed = " ".join(f"-c {name}={value}" for name, value in FIXED_TEXTS.items())
+    return target.with_conninfo(options=f"{options} {fixed}".strip())
 
 
 def find_difference(manifest: BackupManifest, restored: Contents) -> str:

@@ -323,19 +323,19 @@ def test_rows_that_are_not_in_the_dump_are_only_counted(
 
 
 @pytest.mark.parametrize(
-    ("setting", "encoding", "form"),
-    [("TimeZone = 'Asia/Tokyo'", "UTF8", 4), ("bytea_output = 'escape'", "UTF8", 2),
-     ("DateStyle = 'German'", "LATIN1", 4)],
+    ("setting", "encoding"),
+    [("TimeZone = 'Asia/Tokyo'", "UTF8"), ("bytea_output = 'escape'", "UTF8"),
+     ("DateStyle = 'German'", "LATIN1"), ("quote_all_identifiers = on", "UTF8")],
 )  # fmt: skip
 def test_restored_texts_are_equal_whatever_a_database_s_settings_and_encoding(
-    durable_server: PrivateServer, tmp_path: Path, setting: str, encoding: str, form: int
+    durable_server: PrivateServer, tmp_path: Path, setting: str, encoding: str
 ) -> None:
     create = f"TEMPLATE template0 ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'"
     with durable_server.database(options=create) as name:
         durable_server.execute(
             f'ALTER DATABASE "{name}" SET {setting}',
-            "CREATE TABLE t (at timestamptz, day date, name text, raw bytea, n interval)",
-            "INSERT INTO t VALUES (now(), now(), 'Gr\u00fc\u00dfe', '\\x00ff41', '1 month 2 s')",
+            "CREATE TABLE t (at timestamptz, d date, name text, raw bytea, n interval, r regtype)",
+            "INSERT INTO t VALUES (now(), now(), 'Gr\u00fc\u00dfe', '\\x00ff41', '1 mon 2 s', 't')",
             database=name,
         )
         target = load_target(durable_server.url(name))
@@ -343,7 +343,43 @@ def test_restored_texts_are_equal_whatever_a_database_s_settings_and_encoding(
         manifest = take(target, tmp_path)
         proven = verify(manifest, "restore", target=target, server=server_of(target))
 
-    assert (proven.form, proven.verified) == (form, "restore")
+    assert (proven.form, proven.verified) == (4, "restore")
+
+
+def test_restored_texts_are_equal_whatever_the_settings_of_who_compares(
+    small: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_sql(small, "ALTER TABLE t ADD raw bytea DEFAULT 'raw'")
+    manifest = take(small, tmp_path)
+    monkeypatch.setenv("PGOPTIONS", "-c bytea_output=escape")
+
+    proven = verify(manifest, "restore", target=small, server=server_of(small))
+
+    assert (proven.form, proven.verified) == (4, "restore")
+
+
+REORDERED = """
+CREATE TABLE base (a int, b text); CREATE TABLE kept (own int) INHERITS (base);
+CREATE TABLE other (c int); CREATE TABLE both_kept (d int) INHERITS (other, base)
+"""
+
+
+@pytest.mark.parametrize(
+    ("then", "form"),
+    [("INSERT INTO both_kept VALUES (1, 2, 'b', 3)", 4),
+     ("ALTER TABLE base ADD COLUMN later int; INSERT INTO kept VALUES (1, 'b', 2, 3)", 2),
+     ("CREATE TABLE alone (b text, a int); ALTER TABLE alone INHERIT base;"
+      "INSERT INTO alone VALUES ('b', 1)", 2)],
+)  # fmt: skip
+def test_heirs_whose_columns_a_restore_puts_into_another_order_are_read_by_the_server(
+    fresh_database: Target, tmp_path: Path, then: str, form: int
+) -> None:
+    run_sql(fresh_database, REORDERED, then)
+
+    manifest = take(fresh_database, tmp_path)
+
+    assert manifest.form == form
+    verify(manifest, "restore", target=fresh_database, server=server_of(fresh_database))
 
 
 def test_restore_time_is_kept_and_a_later_weaker_proof_does_not_hide_it(
