@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -68,6 +68,8 @@ compresses it, of the files otherwise."""
 _VERSION = re.compile(r"\(PostgreSQL\) (\d+)[.\w]*")
 _PROBLEM = re.compile(r"\b(?:error|fatal): ", re.IGNORECASE)
 _FROM_SERVER = re.compile(r"detail: Error message from server: (.*)")
+_CANNOT_WRITE = "pg_dump failed: could not write to file: "
+"""Its own file; what a server says of one stands behind "ERROR:"."""
 _TABLE_LINE = re.compile(r"dumping contents of table")
 _FINISHED = re.compile(r"finished item (\d+) ")
 """pg_dump's word on a file ``NUMBER.dat`` with several jobs (mark_dump_job_done, LC_ALL=C)."""
@@ -279,18 +281,27 @@ def read_row_texts(
     Raises:
         BackupFailed: pg_dump failed; its own words are in the sentence.
     """
-    with unfinished_folder(Path(tempfile.gettempdir()), STEM) as folder:
-        directory = folder / "dump"
-        command = _dump_command(directory, tools, jobs)
-        command += ["--data-only", "--no-blobs", f"--encoding={encoding}"]
-        compressor = Compressor(directory, level=None, writers=jobs)
-        try:
+    try:
+        with unfinished_folder(Path(tempfile.gettempdir()), STEM) as folder:
+            directory = folder / "dump"
+            command = _dump_command(directory, tools, jobs)
+            command += ["--data-only", "--no-blobs", f"--encoding={encoding}"]
+            command += ["--exclude-schema=playbook"]
+            compressor = Compressor(directory, level=None, writers=jobs)
             return _run_followed(target, command, directory, compressor, tools)
-        except OSError as error:
-            raise BackupFailed(
-                f"The rows cannot be read by way of {tempfile.gettempdir()}: {error.strerror}.",
-                remedy="Where there is no room, set TMPDIR to a folder that has it.",
-            ) from error
+    except BackupFailed as error:
+        if _CANNOT_WRITE in error.problem:
+            raise _no_way_through(error.problem.split(_CANNOT_WRITE)[1]) from error
+        raise
+    except OSError as error:
+        raise _no_way_through(f"{error.strerror}.") from error
+
+
+def _no_way_through(reason: str) -> BackupFailed:
+    return BackupFailed(
+        f"The rows cannot be read by way of {tempfile.gettempdir()}: {reason}",
+        remedy="Where there is no room, set TMPDIR to a folder that has it.",
+    )
 
 
 def _dump_command(directory: Path, tools: ClientTools, jobs: int) -> list[str]:
@@ -565,7 +576,9 @@ def _run_watched(
 
 
 def _collect(stream: IO[str], lines: list[str]) -> None:
-    lines.extend(stream)
+    # After an interrupt the pipe is closed while this still reads.
+    with suppress(ValueError):
+        lines.extend(stream)
 
 
 def _folder_bytes(directory: Path) -> int:

@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -26,6 +27,7 @@ from playbook.dump import (
     has_compression,
     load_sql,
     read_archive,
+    read_row_texts,
     restore_archive,
 )
 from playbook.errors import BackupFailed, SettingsError
@@ -327,6 +329,63 @@ def test_pg_dump_steps_back_for_who_follows_it(
         )  # fmt: skip
 
     assert seen == {psutil.Process().nice() + nice}
+
+
+def test_interrupt_is_all_that_is_told(
+    fresh_database: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that reads pg_dump's words must not end by a traceback of its own."""
+    run_sql(fresh_database, *(f"CREATE TABLE t{n} ()" for n in range(200)))
+    monkeypatch.setattr(dump, "REPORT_S", 0.0)
+
+    def interrupt(tables: int, size: int) -> None:
+        if tables:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        dump_database(
+            fresh_database, tmp_path / "d", tools=find_client_tools(180000), jobs=1,
+            compression=parse_compression("zstd:1"), on_progress=interrupt,
+        )  # fmt: skip
+
+
+def test_rows_that_no_folder_has_room_for_are_told_with_the_way_out(
+    fresh_database: Target, small_disk: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_sql(
+        fresh_database, "CREATE TABLE t AS SELECT repeat('x', 900) FROM generate_series(1, 4000)"
+    )
+    tools = find_client_tools(180000)
+    for folder, why in (
+        (small_disk("1m"), "No space left on device"),
+        (Path("/nonexistent"), "No such file or directory"),
+    ):
+        monkeypatch.setattr(tempfile, "tempdir", str(folder))
+
+        with pytest.raises(BackupFailed, match=f"by way of {folder}: {why}\\.") as caught:
+            read_row_texts(fresh_database, tools=tools, jobs=1, encoding="UTF8")
+
+        assert "set TMPDIR" in caught.value.remedy
+        assert not folder.exists() or not list(folder.iterdir())
+
+
+def test_history_of_the_playbook_need_not_be_readable_for_a_comparison(
+    durable_server: PrivateServer,
+) -> None:
+    with durable_server.database() as name:
+        durable_server.execute(
+            "CREATE SCHEMA playbook", "CREATE TABLE playbook.history (n int)",
+            "CREATE TABLE t AS SELECT 1 AS n", "CREATE ROLE clerk LOGIN",
+            "GRANT SELECT ON t TO clerk", database=name,
+        )  # fmt: skip
+        clerk = load_target(durable_server.url(name)).with_conninfo(user="clerk")
+        try:
+            tools = find_client_tools(180000)
+            (texts,) = read_row_texts(clerk, tools=tools, jobs=1, encoding="UTF8").values()
+        finally:
+            durable_server.execute("DROP OWNED BY clerk", "DROP ROLE clerk", database=name)
+
+    assert texts.rows == 1
 
 
 LARGE = "CREATE TABLE large AS SELECT n, md5(n::text) AS x FROM generate_series(1, 9000) AS n"
