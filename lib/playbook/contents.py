@@ -145,7 +145,7 @@ def read_restored(
     """Return what a database holds, to be compared with a manifest.
 
     Args:
-        target: where the dump was restored, or the database that it was once made of.
+        target: where the dump was restored.
         dump: pg_dump's folder.
         form: how the manifest's fingerprints were made. If of the rows' texts, the database is
             dumped to nowhere, in the encoding of the dump.

@@ -478,14 +478,16 @@ def test_swap_gives_the_live_name_to_the_restored_one_and_keeps_the_other(shop: 
 
 def test_what_a_swap_takes_out_of_use_is_counted_before_it(shop: Shop) -> None:
     namespace, live, _ = shop
-    run_sql(live, "DELETE FROM parts WHERE n < 10")
+    run_sql(live, "DELETE FROM parts WHERE n < 10", "ALTER TABLE a ADD COLUMN extra text")
 
     with go(restore, namespace, swap=True, before="find_sessions") as run:
-        loss = {d.table: d for d in run.require("loss", object).differences if not d.column}
+        found = {(d.table, d.column): d for d in run.require("loss", object).differences}
 
-    parts = loss["public.parts"]
+    parts = found["public.parts", ""]
     assert (parts.kind, parts.rows_before, parts.rows_after) == ("rows changed", 100, 90)
-    assert loss["public.a"].kind == "intact"
+    assert found['Od d.se"lect ü', ""].kind == "intact"
+    assert found["public.a", ""].kind == "columns added"
+    assert [name for name in found if name[1]] == [("public.a", "extra")]
 
 
 def test_sessions_stop_a_swap_before_the_restore_and_are_named(shop: Shop) -> None:
