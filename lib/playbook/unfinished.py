@@ -7,9 +7,11 @@ ends. What nobody holds is of a process that is no more, and the next one remove
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 from uuid import uuid4
 
@@ -54,6 +56,11 @@ def sweep_folders(parent: Path, stem: str = "") -> None:
     """
     for partial in parent.glob(f".{stem}*{PARTIAL}"):
         not_ours = (FileNotFoundError, BlockingIOError, PermissionError)
-        with suppress(*not_ours), (partial / LOCK).open() as lock:
+        with suppress(*not_ours), FileIO(partial / LOCK, opener=_open_at_once) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file, not waiting for a pipe's other end: in TMPDIR anybody may have made one."""
+    return os.open(path, flags | os.O_NONBLOCK)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,7 +26,7 @@ from playbook.dump import dump_database, find_client_tools
 from playbook.leftovers import hold_database, sweep_databases
 from playbook.sandbox import list_databases
 from playbook.targets import Target
-from playbook.unfinished import unfinished_folder
+from playbook.unfinished import LOCK, PARTIAL, unfinished_folder
 from playbook.zstd_feeder import Feeder
 from steps import Namespace, go
 
@@ -206,3 +208,19 @@ def test_pg_restore_ends_when_its_caller_is_killed(
 
             assert any("pg_restore" in relative.name() for relative in relatives)
             assert psutil.wait_procs(relatives, timeout=5)[1] == []
+
+
+def test_pipe_in_the_place_of_a_lock_stops_nobody(tmp_path: Path) -> None:
+    """In a folder such as /tmp anybody can put one."""
+    strange = tmp_path / f".strange{PARTIAL}"
+    strange.mkdir()
+    os.mkfifo(strange / LOCK)
+
+    def make() -> None:
+        with unfinished_folder(tmp_path):
+            pass
+
+    thread = threading.Thread(target=make, daemon=True)
+    thread.start()
+    thread.join(timeout=5)
+    assert not thread.is_alive()
