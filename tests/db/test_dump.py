@@ -328,7 +328,7 @@ def test_pg_dump_steps_back_for_who_follows_it(
             compression=parse_compression(compression), on_progress=look,
         )  # fmt: skip
 
-    assert seen == {psutil.Process().nice() + nice}
+    assert seen == {min(psutil.Process().nice() + nice, 19)}
 
 
 def test_interrupt_is_all_that_is_told(
