@@ -1,8 +1,9 @@
 """What a backup holds, read from a database and compared with its manifest. Layer 4: reads only.
 
 Where a dump's rows pass through the playbook, a table's fingerprint is that of their texts: the
-server has nothing to read a second time. It is kept as that of a column `EVERY_COLUMN`. Elsewhere
-the server makes one for each column (`playbook.fingerprints`).
+server has nothing to read a second time. It is kept as that of a column `EVERY_COLUMN`. Elsewhere,
+and where a restore would change the order of a table's columns, the server makes one for each
+column (`playbook.fingerprints`).
 """
 
 from __future__ import annotations
