@@ -29,7 +29,7 @@ from playbook.archive_toc import names_zstd
 from playbook.catalog import table_sizes
 from playbook.compression import Compression, parse_compression
 from playbook.contents import (
-    KEEPS_COLUMN_ORDER,
+    INHERITS,
     Contents,
     find_difference,
     read_contents,
@@ -380,9 +380,8 @@ def _dump(request: _Request, directory: Path) -> Contents:
             compression=request.compression,
             snapshot_id=fetch_value(connection, "SELECT pg_export_snapshot()"),
         )
-        if not compresses_beside(request.compression, request.tools) or not fetch_value(
-            connection, KEEPS_COLUMN_ORDER
-        ):
+        passes = compresses_beside(request.compression, request.tools)
+        if not passes or fetch_value(connection, INHERITS):
             return _dump_and_read(connection, partial(dump, request.target), request.on_progress)
         try:
             texts = dump(

@@ -2,8 +2,8 @@
 
 Where a dump's rows pass through the playbook, a table's fingerprint is that of their texts: the
 server has nothing to read a second time. It is kept as that of a column `EVERY_COLUMN`. Elsewhere,
-and where a restore would change the order of a table's columns, the server makes one for each
-column (`playbook.fingerprints`).
+and where tables inherit from one another (`INHERITS`), the server makes one for each column
+(`playbook.fingerprints`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from playbook.snapshot import count_rows, read_tables
 from playbook.targets import Target
 
 __all__ = [
-    "KEEPS_COLUMN_ORDER",
+    "INHERITS",
     "Contents",
     "find_difference",
     "only_counted",
@@ -39,26 +39,13 @@ __all__ = [
 EVERY_COLUMN = ("*", "row")
 """Name and type of what stands for all columns of a table."""
 ONLY_COUNTED = "rows counted, values not compared"
-KEEPS_COLUMN_ORDER = """
-WITH heir AS (
-    SELECT inhrelid, inhparent, inhseqno FROM pg_inherits JOIN pg_class AS c ON c.oid = inhrelid
-    WHERE c.relkind = 'r' AND NOT c.relispartition
-), own AS (
-    SELECT attrelid, attname, row_number() OVER (PARTITION BY attrelid ORDER BY attnum) AS place
-    FROM pg_attribute WHERE attnum > 0 AND NOT attisdropped
-      AND attrelid IN (SELECT inhrelid FROM heir UNION SELECT inhparent FROM heir)
-), inherited AS (
-    SELECT inhrelid, attname, row_number() OVER (
-        PARTITION BY inhrelid ORDER BY min(ARRAY[inhseqno, own.place])) AS place
-    FROM heir JOIN own ON own.attrelid = inhparent GROUP BY inhrelid, attname
-)
-SELECT NOT EXISTS (SELECT FROM inherited JOIN own ON own.attrelid = inhrelid
-                   WHERE own.attname = inherited.attname AND own.place <> inherited.place)
+INHERITS = """
+SELECT EXISTS (SELECT FROM pg_inherits JOIN pg_class AS c ON c.oid = inhrelid
+               WHERE c.relkind IN ('r', 'f') AND NOT c.relispartition)
 """
-"""Whether a restore leaves each table's columns, and so its rows' texts, in the order they have.
-
-CREATE TABLE ... INHERITS puts the parents' first, which ALTER TABLE of either does not. A partition
-is made by itself and attached, so it keeps its own order.
+"""Whether a table inherits from another, so that a restore may leave its columns, and its rows'
+texts, in another order: CREATE TABLE ... INHERITS puts the parents' first, which ALTER TABLE of
+either does not. A partition is made by itself and attached, and keeps its own order.
 """
 FIXED_TEXTS = {"bytea_output": "hex", "quote_all_identifiers": "off"}
 """Settings on which values' texts depend and that pg_dump does not set; the latter for regclass."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,14 +30,13 @@ from playbook.records import (
     Outcome,
     Restored,
     Sessions,
-    Snapshot,
 )
 from playbook.restore_checks import Place, Wanted, check_restore, keeps_owners
 from playbook.revisions import join
 from playbook.sandbox import open_target
 from playbook.snapshot import take_snapshot
 from playbook.swap_steps import Names, swap_in
-from playbook.targets import Target, load_target
+from playbook.targets import load_target
 from playbook.verification import compare
 
 __all__ = [
@@ -288,9 +287,15 @@ def compare_with_backup(run: Run[Parameters]) -> Comparison:
     """
     restored, manifest = run.require("restored", Restored), run.require("backup", BackupManifest)
     run.forget("comparison")
-    target = run.require("place", Place).target.with_conninfo(dbname=restored.database)
+    place = run.require("place", Place)
+    target = place.target.with_conninfo(dbname=restored.database)
     with run.recording_failure():
-        before, after = _both(run, target, restored.tables)
+        form = restore_steps.form_to_compare(manifest, place.server.version_num)
+        before = restore_steps.manifest_snapshot(manifest, restored.tables, form=form)
+        after = restore_steps.snapshot_like(
+            target, before, restored.tables, dump=manifest.directory / archive.DUMP,
+            tools=run.require("wanted", Wanted).tools, jobs=restored.jobs,
+        )  # fmt: skip
         revisions = restore_steps.version_rows(target, run.graph)
     names = ("in the backup's manifest", f"in {restored.database}")
     comparison = compare(before, after, names=names)
@@ -308,20 +313,6 @@ def compare_with_backup(run: Run[Parameters]) -> Comparison:
         run.show_then_fail(comparison, failure)
     run.note(f"{restored.database} equals the manifest")
     return run.keep("comparison", comparison)
-
-
-def _both(run: Run[Parameters], target: Target, tables: Sequence[str]) -> tuple[Snapshot, Snapshot]:
-    """Return what the backup's manifest says of its tables, and the same of a database now."""
-    manifest, place = run.require("backup", BackupManifest), run.require("place", Place)
-    form = restore_steps.form_to_compare(manifest, place.server.version_num)
-    before = restore_steps.manifest_snapshot(manifest, tables, form=form)
-    after = restore_steps.snapshot_like(
-        target, before, tables,
-        dump=manifest.directory / archive.DUMP,
-        tools=run.require("wanted", Wanted).tools,
-        jobs=run.require("restored", Restored).jobs,
-    )  # fmt: skip
-    return before, after
 
 
 def find_loss(run: Run[Parameters]) -> Comparison | Note:
