@@ -165,11 +165,15 @@ def test_the_receipt_and_the_history_name_the_documents_that_were_added(
 
     (folder,) = folders(namespace)
     record = json.loads((folder / "receipt.json").read_text())
-    query = "SELECT count(*) FROM rag_documents WHERE attributes ->> 'ingest_run' = %s"
+    # Of this corpus: in the same second another test's run, in another folder, has the same name.
+    query = (
+        "SELECT count(*) FROM rag_documents AS d JOIN rag_corpora AS c ON c.id = d.corpus_id "
+        "WHERE d.attributes ->> 'ingest_run' = %s AND c.name = %s"
+    )
     assert record["outcome"] == "succeeded"
     assert record["documents"]["documents"] == 4
     assert record["documents"]["found_by"] == {"attributes ->> 'ingest_run'": folder.name}
-    assert rows(target, query, folder.name) == [(4,)]
+    assert rows(target, query, folder.name, corpus) == [(4,)]
     assert rows(target, "SELECT outcome FROM playbook.history WHERE run_id = %s", folder.name) == [
         ("succeeded",)
     ]
