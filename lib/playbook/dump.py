@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -570,15 +570,14 @@ def _run_watched(
         except BaseException:
             child.stdin.close()  # lets go of the leash
             raise
-        reader.join()
+        finally:
+            reader.join()  # to its end: nobody may close what it reads from
     if child.returncode:
         raise _failure(command[0], child.returncode, "".join(lines))
 
 
 def _collect(stream: IO[str], lines: list[str]) -> None:
-    # After an interrupt the pipe is closed while this still reads.
-    with suppress(ValueError):
-        lines.extend(stream)
+    lines.extend(stream)
 
 
 def _folder_bytes(directory: Path) -> int:
